@@ -1,0 +1,39 @@
+#pragma once
+
+// device [layer 2]: where memory lives and how it is moved. The CPU is always there; CUDA is opened
+// at run time through its driver.
+
+#include <cstddef>
+#include <string>
+
+#include "base/status.h"
+
+namespace servolley {
+
+enum class DeviceKind : std::uint8_t { kCpu, kCuda };
+
+struct DeviceId {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;
+  friend bool operator==(const DeviceId&, const DeviceId&) = default;
+};
+
+// "cpu", "cuda:0".
+std::string to_string(DeviceId id);
+// Reads "cpu", "cuda" (= cuda:0) or "cuda:N". INVALID_ARGUMENT for anything else.
+Result<DeviceId> parse_device(std::string_view text);
+
+// Raw memory of one device. Thread-safe. Every block is aligned to at least 64 bytes.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual DeviceId id() const = 0;
+  // nullptr when the device has no room.
+  virtual std::byte* allocate(std::size_t bytes) = 0;
+  virtual void free(std::byte* block, std::size_t bytes) = 0;
+};
+
+// The process's one host device.
+Device& cpu_device();
+
+}  // namespace servolley

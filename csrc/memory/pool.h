@@ -1,0 +1,75 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "memory/buffer.h"
+
+namespace servolley {
+
+struct PoolStats {
+  std::size_t in_use_bytes = 0;      // leased now (size classes, not what was asked for)
+  std::size_t high_water_bytes = 0;  // largest in_use_bytes so far
+  std::size_t cached_bytes = 0;      // free, kept for reuse
+  std::uint64_t allocations = 0;     // trips to the device
+};
+
+// Memory of one device in size classes: four per power of two from 64 bytes up, so that rounding
+// wastes at most a quarter. A returned block is kept for reuse; blocks in use and kept never exceed
+// `ceiling_bytes` together. Thread-safe; the pool must outlive its buffers.
+class Pool {
+ public:
+  struct Options {
+    std::size_t ceiling_bytes = std::size_t{4} << 30;
+    // Blocks larger than this are given back at once instead of being kept.
+    std::size_t keep_block_bytes = std::size_t{64} << 20;
+    std::size_t keep_total_bytes = std::size_t{256} << 20;
+  };
+
+  Pool(Device& device, Options options);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  // A 64-byte aligned buffer of at least `bytes`; its content is undefined. RESOURCE_EXHAUSTED
+  // above the ceiling or when the device is out of memory.
+  Result<Buffer> allocate(std::size_t bytes);
+  // Gives everything that is kept back to the device.
+  void trim();
+  PoolStats stats() const;
+  Device& device() const { return device_; }
+
+ private:
+  static constexpr std::size_t kClasses = 4 * 40;
+  struct SizeClass {
+    mutable std::mutex mutex;
+    Block* free = nullptr;
+  };
+
+  static std::size_t class_of(std::size_t bytes);
+  static std::size_t class_bytes(std::size_t size_class);
+  static void give_back(Block* block) noexcept;
+  bool reserve(std::size_t bytes);
+  Block* new_header();
+  void retire_header(Block* block) noexcept;
+
+  Device& device_;
+  const Options options_;
+  std::array<SizeClass, kClasses> classes_;
+  std::atomic<std::size_t> total_bytes_{0};  // in use and cached
+  std::atomic<std::size_t> cached_bytes_{0};
+  std::atomic<std::size_t> in_use_bytes_{0};
+  std::atomic<std::size_t> high_water_bytes_{0};
+  std::atomic<std::uint64_t> allocations_{0};
+  std::mutex headers_mutex_;
+  Block* free_headers_ = nullptr;
+  std::vector<std::unique_ptr<Block[]>> header_slabs_;
+};
+
+}  // namespace servolley

@@ -1,0 +1,236 @@
+"""The C++ core. Every member is *quick* (keeps the GIL, bounded work) or *heavy* (releases the GIL; call
+it from a worker thread when it may take long); each docstring says which. Nothing here is thread-safe unless
+it says so: the loop thread owns the engine, its connections and its routes."""
+
+from typing import Final, Literal, TypedDict
+
+__version__: Final[str]
+
+class CoreError(Exception):
+    """A core Status that is not OK.
+
+    args: (message,). ``code`` is the canonical name, e.g. "INVALID_ARGUMENT"; ``http_status`` its HTTP status.
+    """
+
+    code: str
+    http_status: int
+
+class TensorSpec:
+    """One input or output of a signature. ``shape`` has -1 for free dimensions, batch dimension included."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> str:
+        """Open Inference Protocol name, e.g. "FP32"."""
+    @property
+    def tf_dtype(self) -> str:
+        """TensorFlow name, e.g. "DT_FLOAT"."""
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def rank_known(self) -> bool: ...
+
+class Histogram(TypedDict):
+    """Not cumulative: ``counts`` has one entry more than ``upper_bounds`` (everything above)."""
+
+    upper_bounds: list[int]
+    counts: list[int]
+    sum: int
+
+class BatchStat(TypedDict):
+    rows: int
+    executions: int
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+
+class ServableStats(TypedDict):
+    """Counters since the servable was loaded. ``*_ns`` of queue and compute are sums over successful requests."""
+
+    success_count: int
+    success_ns: int
+    fail_count: int
+    fail_ns: int
+    failures: dict[str, int]  # by reason: REJECTED (queue), CANCELED, BACKEND, OTHER
+    responses: dict[str, dict[str, int]]  # dialect ("oip_http", "tfs_http") -> canonical code -> requests
+    queue_ns: int
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+    inference_count: int  # rows
+    execution_count: int  # batches
+    last_inference_ms: int  # epoch; 0 = never
+    pending: int  # admitted, not yet executing
+    batches: list[BatchStat]
+    request_latency_ns: Histogram
+    queue_latency_ns: Histogram
+    compute_latency_ns: Histogram  # one observation per batch
+    batch_rows: Histogram  # one observation per batch
+
+class PoolStats(TypedDict):
+    in_use_bytes: int
+    high_water_bytes: int
+    cached_bytes: int
+    allocations: int
+
+class FrontStats(TypedDict):
+    connections: int  # open now
+    connections_total: int
+    bytes_received: int
+    bytes_sent: int
+    responses: dict[int, int]  # HTTP status -> answers, control calls included
+    unknown_model_requests: int
+
+class ServableOptions(TypedDict, total=False):
+    """How to load and batch. Absent keys take the default in parentheses."""
+
+    device: str  # ("cpu") or "cuda:N"
+    execution: Literal["auto", "inline", "threads"]  # ("auto")
+    instances: int  # (0 = chosen for the device) batches in flight at once
+    max_batch_size: int  # (-1 = infer: batched if the model allows it) 0 = never batched, n = limit in rows
+    max_queue_delay_us: int  # (0)
+    preferred_batch_sizes: list[int]  # ([])
+    max_queue_size: int  # (0 = the engine's default limit) requests
+    default_timeout_us: int  # (0 = none) queue timeout of requests that name none
+    allow_timeout_override: bool  # (True)
+    intra_op_threads: int  # (0 = granted processors)
+    inter_op_threads: int  # (1)
+    parallel_execution: bool  # (False)
+    allow_spinning: bool  # (False)
+    graph_optimization: int  # (99) ONNX Runtime's levels 0, 1, 2, 99
+    memory_arena: bool  # (True)
+    memory_pattern: bool  # (True)
+    warmup: bool  # (True) run zero-filled batches before the servable is returned
+    labels: dict[str, list[str]]  # ({}) class labels by output name
+
+class Servable:
+    """One loaded version. Alive until closed and until its last request has been answered."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def inputs(self) -> list[TensorSpec]: ...
+    @property
+    def outputs(self) -> list[TensorSpec]: ...
+    @property
+    def max_batch_size(self) -> int:
+        """Rows of one batch; 0 = unbatched."""
+    @property
+    def max_batch_inferred(self) -> bool: ...
+    @property
+    def execution(self) -> Literal["inline", "threads"]:
+        """What "auto" has settled on by now."""
+    @property
+    def instances(self) -> int: ...
+    @property
+    def load_ns(self) -> int:
+        """How long loading and warm-up took."""
+    def stats(self) -> ServableStats:
+        """Quick; loop thread."""
+    def close(self) -> None:
+        """Heavy, any thread: waits for requests in flight, joins instance threads, frees the model's memory.
+        Take it out of the routes first."""
+
+class Engine:
+    """The composition of pool, runtime, routes and servables behind one event loop."""
+
+    def __init__(
+        self,
+        *,
+        ort_library: str,
+        pool_bytes: int = ...,
+        body_bytes: int = ...,
+        decoded_bytes: int = ...,
+        queue_size: int = ...,
+        request_timeout_us: int = ...,
+        inline_threshold_us: int = ...,
+    ) -> None:
+        """``body_bytes``: largest request body (and its inflated form). ``decoded_bytes``: tensors decoded
+        from one request's JSON. ``queue_size``: default limit of waiting requests per servable.
+        ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
+        Raises CoreError FAILED_PRECONDITION if the ONNX Runtime library cannot be used. Heavy."""
+    @property
+    def completion_fd(self) -> int:
+        """Readable when batches have finished: call ``drain()`` then (``loop.add_reader``)."""
+    @property
+    def runtime_version(self) -> str: ...
+    @property
+    def providers(self) -> list[str]: ...
+    def load(self, name: str, version: int, path: str, options: ServableOptions) -> Servable:
+        """Heavy, any thread: loads and warms up. Raises CoreError."""
+    def set_routes(
+        self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
+    ) -> None:
+        """Quick: replaces everything that is routable under ``model``. Empty ``versions``: known but not
+        ready (503)."""
+    def remove_routes(self, model: str) -> None:
+        """Quick: the model is unknown from now on (404)."""
+    def tick(self) -> list[HttpConnection] | None:
+        """Heavy: runs what waits for inline execution and sends the answers. Returns the connections whose
+        ``attend()`` has something to say, or None."""
+    def drain(self) -> list[HttpConnection] | None:
+        """Heavy: sends the answers of finished batches; same result as ``tick()``."""
+    def expire(self) -> list[HttpConnection] | None:
+        """Quick: answers requests whose deadline has passed in a queue, and applies connection deadlines;
+        same result as ``tick()``. Call it when ``next_expiry_us`` has run out, at least once a second."""
+    @property
+    def next_expiry_us(self) -> int:
+        """Microseconds until ``expire()`` has work; -1 = nothing is waiting for a time."""
+    @property
+    def in_flight(self) -> int:
+        """Hot requests admitted and not yet answered."""
+    def begin_drain(self) -> list[HttpConnection] | None:
+        """Quick: new hot requests get 503, every connection closes after its pending answers."""
+    def pool_stats(self) -> PoolStats: ...
+    def front_stats(self) -> FrontStats: ...
+    def close(self) -> None:
+        """Heavy: after every servable and connection was closed."""
+
+class ControlCall:
+    """A complete HTTP call that is not a hot route."""
+
+    exchange: int
+    method: str
+    target: str  # as sent: undecoded path and query
+    headers: list[tuple[str, str]]  # names in lower case
+    body: bytes
+
+# What ``received()`` and ``attend()`` ask of the transport; bits.
+TICK: Final[int]  # hot requests wait: call Engine.tick() once at the end of this loop iteration
+CALLS: Final[int]  # take_calls() has something
+OUTPUT: Final[int]  # the kernel took less than everything: give take_output() to the transport
+PAUSE: Final[int]  # pause reading until attend() says RESUME
+RESUME: Final[int]
+CLOSE: Final[int]  # close the transport
+
+class HttpConnection:
+    """One HTTP/1.1 connection. Plain sockets: answers go straight to the socket ``fd``; what the kernel does
+    not take comes out of take_output(). With ``fd`` = -1 (TLS) everything does."""
+
+    owner: object | None
+
+    def __init__(self, engine: Engine) -> None: ...
+    def opened(self, fd: int) -> None: ...
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Quick: where the kernel puts the next bytes (asyncio.BufferedProtocol.get_buffer)."""
+    def received(self, nbytes: int) -> int:
+        """Quick: takes ``nbytes`` of the buffer in; returns the bits above."""
+    def eof_received(self) -> int: ...
+    def take_calls(self) -> list[ControlCall]: ...
+    def take_output(self) -> list[bytes]:
+        """Quick: everything unsent. Nothing is sent directly until writable() was called."""
+    def writable(self) -> int:
+        """Quick: the transport's buffer is empty again; sends what has gathered meanwhile."""
+    def attend(self) -> int:
+        """Quick: the bits that are due now."""
+    def respond(
+        self, exchange: int, status: int, body: bytes, content_type: str = ..., extra_headers: str = ...
+    ) -> int:
+        """Quick: answers a control call; ``extra_headers`` are rendered "Name: value\\r\\n" lines."""
+    def closed(self) -> None:
+        """Quick: the socket is gone; cancels what is under way. Must be called before the fd is closed."""
