@@ -133,6 +133,9 @@ class Http1Connection {
   // of any non-const member.
   std::size_t output(iovec* pieces, std::size_t count) const;
   void sent(std::size_t bytes, TimePoint now);
+  // Moves everything unsent out, with the leases that keep it alive (pieces without an owner are copied into
+  // pooled memory first): it counts as sent, somebody else writes it.
+  void take_output(Payload& output, TimePoint now);
   bool has_output() const;
 
   // False while too much is unsent or unanswered: the caller stops reading until it turns true

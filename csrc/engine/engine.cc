@@ -1,0 +1,284 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+
+#include "codec/oip_json.h"
+#include "codec/tfs_json.h"
+
+namespace servolley::engine {
+namespace {
+
+constexpr Duration kSweepInterval = std::chrono::seconds(1);
+constexpr std::size_t kAlignment = 64;
+
+// Inference-Header-Content-Length: a plain decimal number, at most once.
+Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
+  constexpr std::string_view kName = "inference-header-content-length";
+  std::optional<std::uint64_t> length;
+  for (const net::Header& header : head.headers) {
+    if (header.name != kName) continue;
+    std::uint64_t value = 0;
+    const char* end = header.value.data() + header.value.size();
+    const auto [stop, error] = std::from_chars(header.value.data(), end, value);
+    if (length || error != std::errc() || stop != end) {
+      return invalid_argument("Inference-Header-Content-Length must be one decimal number");
+    }
+    length = value;
+  }
+  return length;
+}
+
+// The Open Inference Protocol has no status for a deadline: a request that waited too long is overload.
+Status in_dialect(const Status& status, Dialect dialect) {
+  if (dialect == Dialect::kOipHttp && status.code() == Code::kDeadlineExceeded) {
+    return unavailable(status.message());
+  }
+  return status;
+}
+
+}  // namespace
+
+Engine::Engine(const EngineOptions& options)
+    : options_(options), pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}) {}
+
+Engine::~Engine() {
+  // Connections outlive the engine only as closed ones.
+  while (!connections_.empty()) connections_.back()->closed();
+}
+
+Result<std::shared_ptr<Servable>> Engine::create_servable(std::string name, std::int64_t version,
+                                                          std::shared_ptr<Runner> runner,
+                                                          ServableOptions options) {
+  if (options.max_queue_size == 0) options.max_queue_size = options_.queue_size;
+  options.inline_threshold_us = options_.inline_threshold_us;
+  auto servable = Servable::create(std::move(name), version, std::move(runner), options,
+                                   {pool_, batches_, completions_});
+  if (servable) {
+    const std::lock_guard lock(servables_mutex_);
+    std::erase_if(servables_, [](const auto& s) { return s.expired(); });
+    servables_.push_back(*servable);
+  }
+  return servable;
+}
+
+void Engine::set_routes(std::string model, ModelRoutes routes) {
+  routes_.set(std::move(model), std::move(routes));
+}
+
+bool Engine::infer(HttpConnection& connection, net::HttpRequest&& call, const HotRoute& route,
+                   TimePoint now) {
+  if (draining_) {
+    refuse(connection, call.exchange, unavailable("the server is shutting down"));
+    return false;
+  }
+  auto servable = routes_.find(route);
+  if (!servable) {
+    if (!routes_.knows(route.model)) ++front_.unknown_model_requests;
+    refuse(connection, call.exchange, servable.error());
+    return false;
+  }
+  Request& request = *requests_.acquire();
+  request.servable = std::move(*servable);
+  request.dialect = route.dialect;
+  request.exchange = call.exchange;
+  request.received = now;
+  if (route.dialect == Dialect::kTfsHttp && options_.request_timeout_us > 0) {
+    request.deadline = deadline_after(now, options_.request_timeout_us);
+  }
+  bool run_inline = false;
+  Status status = decode(request, call);
+  if (status.ok()) {
+    prepare_for_batching(request, request.servable->signature().batched);
+    status = request.servable->admit(request, now, &run_inline);
+  }
+  if (!status.ok()) {
+    status = in_dialect(status, request.dialect);
+    count_failure(request, status.code(),
+                  status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded
+                      ? FailureReason::kRejected
+                      : FailureReason::kOther,
+                  now);
+    respond_error(connection, call.exchange, status, now);
+    requests_.release(&request);
+    return false;
+  }
+  ++in_flight_;
+  request.connection = &connection;
+  connection.add_open(request);
+  earliest_deadline_ = std::min(earliest_deadline_, request.deadline);
+  if (run_inline &&
+      std::find(inline_ready_.begin(), inline_ready_.end(), request.servable) == inline_ready_.end()) {
+    inline_ready_.push_back(request.servable);
+  }
+  return run_inline;
+}
+
+Status Engine::decode(Request& request, net::HttpRequest& call) {
+  request.response_coding = codec::Coding::kIdentity;
+  if (const net::Header* accepted = call.head.find("accept-encoding");
+      accepted && request.dialect == Dialect::kOipHttp) {
+    request.response_coding = codec::choose_response_coding(accepted->value);
+  }
+  std::span<const std::byte> body = call.body;
+  request.body = std::move(call.body_owner);
+  if (const net::Header* encoding = call.head.find("content-encoding")) {
+    auto coding = codec::parse_content_encoding(encoding->value);
+    if (!coding) return std::move(coding).error();
+    if (*coding != codec::Coding::kIdentity) {
+      auto inflated = codec::inflate(*coding, body, options_.body_bytes, pool_);
+      if (!inflated) return std::move(inflated).error();
+      body = {inflated->owner.data(), inflated->size};
+      request.body = std::move(inflated->owner);
+    }
+  }
+  const codec::DecodeContext context{.signature = request.servable->signature(),
+                                     .model = request.servable->name(),
+                                     .pool = pool_,
+                                     .decoded_bytes_limit = options_.decoded_bytes};
+  if (request.dialect == Dialect::kTfsHttp) {
+    SERVOLLEY_TRY(codec::decode_tfs_predict(body, context, request.infer));
+  } else {
+    const auto length = json_length(call.head);
+    if (!length) return length.error();
+    SERVOLLEY_TRY(codec::decode_oip_json(body, *length, context, request.infer));
+  }
+  return request.body ? Status() : own_inputs(request);
+}
+
+Status Engine::own_inputs(Request& request) {
+  // The inputs lie in the read buffer, which the next read overwrites. Only small bodies come here.
+  const auto rounded = [](std::size_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); };
+  std::size_t total = 0;
+  for (const auto& input : request.infer.inputs) {
+    if (!input.owner) total += rounded(input.view.bytes);
+  }
+  if (total == 0) return {};
+  auto buffer = pool_.allocate(total);
+  if (!buffer) return std::move(buffer).error();
+  request.body = std::move(*buffer);
+  std::byte* to = request.body.data();
+  for (auto& input : request.infer.inputs) {
+    if (input.owner || input.view.bytes == 0) continue;
+    std::memcpy(to, input.view.data, input.view.bytes);
+    input.view.data = to;
+    to += rounded(input.view.bytes);
+  }
+  return {};
+}
+
+void Engine::tick() {
+  inline_running_.swap(inline_ready_);
+  for (auto& servable : inline_running_) servable->run_inline(*this);
+  inline_running_.clear();
+  flush_dirty(Clock::now());
+}
+
+void Engine::drain_completions() {
+  completions_.take(finished_);
+  for (auto& batch : finished_) answer(std::move(batch));
+  finished_.clear();
+  flush_dirty(Clock::now());
+}
+
+void Engine::expire(TimePoint now) {
+  if (earliest_deadline_ <= now) {
+    std::vector<std::shared_ptr<Servable>> live;
+    {
+      const std::lock_guard lock(servables_mutex_);
+      for (const auto& weak : servables_) {
+        if (auto servable = weak.lock()) live.push_back(std::move(servable));
+      }
+    }
+    earliest_deadline_ = kNever;
+    for (const auto& servable : live) {
+      servable->expire(now, *this);
+      earliest_deadline_ = std::min(earliest_deadline_, servable->next_deadline());
+    }
+  }
+  if (now - last_sweep_ >= kSweepInterval) {
+    last_sweep_ = now;
+    for (HttpConnection* connection : connections_) connection->check_deadline(now);
+  }
+  flush_dirty(now);
+}
+
+TimePoint Engine::next_expiry(TimePoint now) const {
+  TimePoint next = earliest_deadline_;
+  if (!connections_.empty()) next = std::min(next, last_sweep_ + kSweepInterval);
+  return next == kNever ? kNever : std::max(next, now);
+}
+
+void Engine::begin_drain() {
+  draining_ = true;
+  for (HttpConnection* connection : connections_) {
+    connection->drain();
+    mark_dirty(*connection);
+  }
+  flush_dirty(Clock::now());
+}
+
+void Engine::connection_opened(HttpConnection& connection) {
+  ++front_.connections;
+  ++front_.connections_total;
+  connections_.push_back(&connection);
+  if (draining_) connection.drain();
+}
+
+void Engine::connection_closed(HttpConnection& connection) {
+  --front_.connections;
+  const auto forget = [&](std::vector<HttpConnection*>& list) {
+    const auto at = std::find(list.begin(), list.end(), &connection);
+    if (at == list.end()) return;
+    *at = list.back();
+    list.pop_back();
+  };
+  forget(connections_);
+  forget(dirty_);
+  forget(attention_);
+}
+
+void Engine::cancel(Request& request) {
+  if (!request.servable->cancel(request)) return;  // comes back with its batch
+  count_failure(request, Code::kCancelled, FailureReason::kCanceled, Clock::now());
+  dispose(request);
+}
+
+void Engine::mark_dirty(HttpConnection& connection) {
+  if (connection.dirty) return;
+  connection.dirty = true;
+  dirty_.push_back(&connection);
+}
+
+void Engine::flush_dirty(TimePoint now) {
+  // Sending may let a connection parse on and be marked again: the list may grow while it is walked.
+  for (std::size_t i = 0; i < dirty_.size(); ++i) {
+    dirty_[i]->dirty = false;
+    dirty_[i]->flush(now);
+  }
+  dirty_.clear();
+}
+
+void Engine::request_attention(HttpConnection& connection) { attention_.push_back(&connection); }
+
+void Engine::take_attention(std::vector<std::shared_ptr<HttpConnection>>& connections) {
+  for (HttpConnection* connection : attention_) {
+    connections.push_back(connection->shared_from_this());
+  }
+  attention_.clear();
+}
+
+void Engine::count_response(int status) {
+  if (status >= 0 && static_cast<std::size_t>(status) < front_.responses.size()) {
+    ++front_.responses[static_cast<std::size_t>(status)];
+  }
+}
+
+void Engine::dispose(Request& request) {
+  --in_flight_;
+  request.servable->answered();
+  requests_.release(&request);
+}
+
+}  // namespace servolley::engine

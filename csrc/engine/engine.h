@@ -1,0 +1,135 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/completion_queue.h"
+#include "engine/http_connection.h"
+#include "engine/request.h"
+#include "engine/routes.h"
+#include "engine/servable.h"
+#include "memory/pool.h"
+#include "net/http1.h"
+
+namespace servolley::engine {
+
+struct EngineOptions {
+  std::size_t pool_bytes = std::size_t{4} << 30;
+  std::uint64_t body_bytes = std::uint64_t{64} << 20;
+  std::size_t decoded_bytes = std::size_t{256} << 20;
+  std::uint32_t queue_size = 4096;
+  std::uint64_t request_timeout_us = 30'000'000;  // TensorFlow Serving's REST timeout; 0 = none
+  std::uint64_t inline_threshold_us = 50;
+  net::Http1Limits http;
+};
+
+struct FrontStats {
+  std::uint64_t connections = 0;
+  std::uint64_t connections_total = 0;
+  std::uint64_t bytes_received = 0;
+  std::uint64_t bytes_sent = 0;
+  std::array<std::uint64_t, 600> responses{};  // by HTTP status
+  std::uint64_t unknown_model_requests = 0;
+};
+
+// Pool, routes, servables and connections behind one event loop. Everything belongs to the loop thread
+// except create_servable() and Servable::close().
+class Engine final : public BatchSink {
+ public:
+  explicit Engine(const EngineOptions& options);
+  ~Engine() override;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Any thread.
+  Result<std::shared_ptr<Servable>> create_servable(std::string name, std::int64_t version,
+                                                    std::shared_ptr<Runner> runner,
+                                                    ServableOptions options);
+
+  void set_routes(std::string model, ModelRoutes routes);
+  void remove_routes(std::string_view model) { routes_.remove(model); }
+
+  int completion_fd() const { return completions_.fd(); }
+  // Runs what waits for inline execution, answers and sends.
+  void tick();
+  // Answers and sends what instances have finished.
+  void drain_completions();
+  // Answers what is past its deadline in a queue; looks at the connections' deadlines once a second.
+  void expire(TimePoint now);
+  // When expire() has work; kNever if nothing waits for a time.
+  TimePoint next_expiry(TimePoint now) const;
+  void begin_drain();
+
+  // Connections that want attend() to be called, in no particular order. Empties the list.
+  void take_attention(std::vector<std::shared_ptr<HttpConnection>>& connections);
+
+  std::int64_t in_flight() const { return in_flight_; }
+  const FrontStats& front_stats() const { return front_; }
+  Pool& pool() { return pool_; }
+  const EngineOptions& options() const { return options_; }
+
+  // --- for connections ---
+  // Decodes and admits a hot call; on an error answers it. True if tick() must follow.
+  bool infer(HttpConnection& connection, net::HttpRequest&& call, const HotRoute& route,
+             TimePoint now);
+  void refuse(HttpConnection& connection, std::uint64_t exchange, const Status& status);
+  net::ReadScratch& scratch() { return scratch_; }
+  void connection_opened(HttpConnection& connection);
+  void connection_closed(HttpConnection& connection);
+  void cancel(Request& request);
+  void mark_dirty(HttpConnection& connection);
+  void flush_dirty(TimePoint now);
+  void request_attention(HttpConnection& connection);
+  void count_response(int status);
+  FrontStats& front() { return front_; }
+  std::string& path_scratch() { return path_scratch_; }
+
+ private:
+  // BatchSink: an inline batch.
+  void finished(std::unique_ptr<Batch> batch) override;
+  Status decode(Request& request, net::HttpRequest& call);
+  Status own_inputs(Request& request);
+  void answer(std::unique_ptr<Batch> batch);
+  void answer_request(Batch& batch, std::size_t item, TimePoint now);
+  Status encode(const Batch& batch, std::size_t item, net::ResponseHead& head);
+  void count_success(const Batch& batch, const Request& request, TimePoint now);
+  void count_failure(const Request& request, Code code, FailureReason reason, TimePoint now);
+  void respond_error(HttpConnection& connection, std::uint64_t exchange, const Status& status,
+                     TimePoint now);
+  void dispose(Request& request);
+
+  const EngineOptions options_;
+  Pool pool_;
+  BatchPool batches_;
+  CompletionQueue completions_;
+  RouteTable routes_;
+  RequestPool requests_;
+  net::ReadScratch scratch_;
+  FrontStats front_;
+  bool draining_ = false;
+  std::int64_t in_flight_ = 0;
+  TimePoint last_sweep_{};
+  TimePoint earliest_deadline_ = kNever;  // of admitted requests; a lower bound
+
+  std::vector<std::shared_ptr<Servable>> inline_ready_;  // have work for tick()
+  std::vector<std::shared_ptr<Servable>> inline_running_;
+  std::vector<std::unique_ptr<Batch>> finished_;
+  std::vector<HttpConnection*> connections_;
+  std::vector<HttpConnection*> dirty_;
+  std::vector<HttpConnection*> attention_;
+
+  std::mutex servables_mutex_;
+  std::vector<std::weak_ptr<Servable>> servables_;  // guarded; every one that may have waiting requests
+
+  // Reused between answers.
+  Payload payload_;
+  std::vector<codec::OutputView> outputs_;
+  std::string path_scratch_;
+};
+
+}  // namespace servolley::engine

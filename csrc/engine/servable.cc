@@ -1,0 +1,310 @@
+#include "engine/servable.h"
+
+#include <algorithm>
+
+namespace servolley::engine {
+namespace {
+
+// Rows of a batch for models whose configuration does not name a limit.
+constexpr int kInferredBatchRows = 64;
+// An inline model whose batches take longer than this on average holds up the loop: it gets a thread.
+constexpr std::int64_t kInlineCeilingNs = 1'000'000;
+// Runs before a measurement moves a servable from one way of execution to the other.
+constexpr std::uint32_t kSettledRuns = 32;
+
+batching::Policy policy_of(const ServableOptions& options, int max_batch_size) {
+  batching::Policy policy;
+  policy.max_batch_rows = static_cast<std::uint32_t>(std::max(1, max_batch_size));
+  policy.refuse_oversize = options.max_batch_size > 0;
+  policy.max_queue_size = options.max_queue_size;
+  policy.max_queue_delay = std::chrono::microseconds(options.max_queue_delay_us);
+  policy.preferred_rows = options.preferred_batch_sizes;
+  std::sort(policy.preferred_rows.begin(), policy.preferred_rows.end());
+  return policy;
+}
+
+}  // namespace
+
+Servable::Servable(std::string name, std::int64_t version, std::shared_ptr<Runner> runner,
+                   const ServableOptions& options, const ServableContext& context)
+    : name_(std::move(name)),
+      version_(version),
+      version_text_(std::to_string(version)),
+      runner_(std::move(runner)),
+      platform_(runner_->platform()),
+      options_(options),
+      context_(context),
+      signature_(runner_->signature()),
+      queue_({}) {}
+
+Servable::~Servable() {
+  in_flight_.store(0);
+  close();
+}
+
+Result<std::shared_ptr<Servable>> Servable::create(std::string name, std::int64_t version,
+                                                   std::shared_ptr<Runner> runner,
+                                                   const ServableOptions& options,
+                                                   const ServableContext& context) {
+  const TimePoint start = Clock::now();
+  std::shared_ptr<Servable> servable(
+      new Servable(std::move(name), version, std::move(runner), options, context));
+  if (Status status = servable->prepare(); !status.ok()) return status;
+  servable->load_time_ = Clock::now() - start;
+  return servable;
+}
+
+Status Servable::settle_signature() {
+  if (options_.max_batch_size > 0 && !signature_.batchable()) {
+    for (const auto* side : {&signature_.inputs, &signature_.outputs}) {
+      for (const TensorSpec& spec : *side) {
+        if (spec.rank_known && spec.shape.rank() > 0 && spec.shape[0] == -1) continue;
+        return invalid_argument("max_batch_size is " + std::to_string(options_.max_batch_size) +
+                                " but tensor '" + spec.name + "' of shape " +
+                                spec.shape.to_string() + " has no free first dimension");
+      }
+    }
+  }
+  signature_.batched =
+      options_.max_batch_size > 0 || (options_.max_batch_size < 0 && signature_.batchable());
+  max_batch_size_ = options_.max_batch_size > 0 ? options_.max_batch_size : kInferredBatchRows;
+  for (const auto& [output, labels] : options_.labels) {
+    const auto index = signature_.output_index(output);
+    if (!index) return invalid_argument("labels name an unknown output '" + output + "'");
+    signature_.outputs[*index].labels = labels;
+  }
+  return {};
+}
+
+Status Servable::prepare() {
+  if (options_.execution == Execution::kInline && options_.max_queue_delay_us > 0) {
+    return invalid_argument(
+        "execution = inline runs whatever one loop iteration reads and cannot wait: "
+        "max_queue_delay_us must be 0");
+  }
+  SERVOLLEY_TRY(settle_signature());
+  instances_ = std::max(1, options_.instances);
+  queue_.set_policy(policy_of(options_, max_batch_size()));
+  auto executor = runner_->create_executor();
+  if (!executor) return std::move(executor).error();
+  loop_runner_ = std::make_unique<BatchRunner>(signature_, std::move(*executor), context_.pool,
+                                               context_.batches);
+  inline_.store(options_.execution == Execution::kInline);
+  if (options_.warmup) warm_up();
+  if (!inline_.load()) SERVOLLEY_TRY(start_instances());
+  return {};
+}
+
+namespace {
+
+// Keeps what a warm-up run finishes away from the loop.
+class WarmupSink final : public BatchSink {
+ public:
+  explicit WarmupSink(BatchPool& pool) : pool_(pool) {}
+  void finished(std::unique_ptr<Batch> batch) override {
+    status = batch->status;
+    pool_.release(std::move(batch));
+  }
+  Status status;
+
+ private:
+  BatchPool& pool_;
+};
+
+}  // namespace
+
+Result<Duration> Servable::run_zeros(std::int64_t rows) {
+  Request request;
+  for (const TensorSpec& spec : signature_.inputs) {
+    codec::InputTensor input;
+    input.view.dtype = spec.dtype;
+    for (std::size_t i = 0; i < spec.shape.rank(); ++i) {
+      const bool batch_dim = i == 0 && signature_.batched;
+      input.view.shape.push_back(batch_dim ? rows : std::max<std::int64_t>(spec.shape[i], 1));
+      if (spec.shape[i] == 0) input.view.shape[i] = 0;
+    }
+    // A BYTES element of no length is four zero bytes, the size of an FP32.
+    const DType sized = spec.dtype == DType::kBytes ? DType::kFp32 : spec.dtype;
+    const auto bytes = input.view.shape.byte_count(sized);
+    if (!bytes) return invalid_argument("input '" + spec.name + "' is too large to warm up");
+    auto buffer = context_.pool.allocate(*bytes);
+    if (!buffer) return std::move(buffer).error();
+    std::fill_n(buffer->data(), *bytes, std::byte{0});
+    input.view.data = buffer->data();
+    input.view.bytes = *bytes;
+    input.owner = std::move(*buffer);
+    request.infer.inputs.push_back(std::move(input));
+  }
+  prepare_for_batching(request, signature_.batched);
+  auto batch = context_.batches.acquire();
+  batch->items.push_back(&request);
+  WarmupSink sink(context_.batches);
+  loop_runner_->run(std::move(batch), sink);
+  if (!sink.status.ok()) return sink.status;
+  return loop_runner_->last_run();
+}
+
+void Servable::warm_up() {
+  // Free dimensions are guessed as 1 and contents as zero, which not every model accepts: a failure here
+  // says nothing about real requests, it only leaves the servable unmeasured.
+  constexpr int kRuns = 7;
+  const TimePoint start = Clock::now();
+  Duration best = Duration::max();
+  for (int i = 0; i < kRuns && Clock::now() - start < std::chrono::seconds(1); ++i) {
+    const auto took = run_zeros(1);
+    if (!took) return;
+    best = std::min(best, *took);
+  }
+  if (signature_.batched && max_batch_size_ > 1 &&
+      best * max_batch_size_ < std::chrono::seconds(2)) {
+    (void)run_zeros(max_batch_size_).has_value();
+  }
+  mean_run_ns_.store(to_ns(best));
+  if (options_.execution == Execution::kAuto && options_.max_queue_delay_us == 0) {
+    inline_.store(best < std::chrono::microseconds(options_.inline_threshold_us));
+  }
+}
+
+Status Servable::start_instances() {
+  if (!threads_.empty()) return {};
+  while (instance_runners_.size() < static_cast<std::size_t>(instances_)) {
+    auto executor = runner_->create_executor();
+    if (!executor) return std::move(executor).error();
+    instance_runners_.push_back(std::make_unique<BatchRunner>(
+        signature_, std::move(*executor), context_.pool, context_.batches));
+  }
+  for (auto& runner : instance_runners_) {
+    threads_.emplace_back([this, &runner = *runner] { instance_main(runner); });
+  }
+  return {};
+}
+
+Status Servable::admit(Request& request, TimePoint now, bool* run_inline) {
+  std::uint64_t timeout_us = options_.default_timeout_us;
+  if (request.infer.timeout_us && *request.infer.timeout_us > 0 &&
+      (options_.allow_timeout_override || timeout_us == 0)) {
+    timeout_us = timeout_us == 0 ? *request.infer.timeout_us
+                                 : std::min(timeout_us, *request.infer.timeout_us);
+  }
+  if (timeout_us > 0) {
+    request.deadline = std::min(request.deadline, deadline_after(request.received, timeout_us));
+  }
+  if (!runs_inline()) reconsider_execution();
+  *run_inline = runs_inline();
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    Status status = queue_.admit(request, now);
+    if (!status.ok()) {
+      return status.code() == Code::kInvalidArgument
+                 ? invalid_argument(status.message() + " for '" + name_ + "'")
+                 : status;
+    }
+    wake = !*run_inline && sleepers_ > 0;
+  }
+  in_flight_.fetch_add(1, std::memory_order_relaxed);
+  if (wake) work_.notify_one();
+  return {};
+}
+
+void Servable::refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink) {
+  if (!expired || expired->items.empty()) return;
+  expired->status = Status(Code::kDeadlineExceeded, "Request timeout expired");
+  expired->failure = FailureReason::kRejected;
+  sink.finished(std::move(expired));
+}
+
+void Servable::run_inline(BatchSink& sink) {
+  for (;;) {
+    if (!loop_batch_) loop_batch_ = context_.batches.acquire();
+    if (!loop_expired_) loop_expired_ = context_.batches.acquire();
+    loop_batch_->taken = Clock::now();
+    {
+      const std::lock_guard lock(mutex_);
+      queue_.take(loop_batch_->taken, loop_batch_->items, loop_expired_->items);
+    }
+    refuse_expired(loop_expired_, sink);
+    if (loop_batch_->items.empty()) break;
+    loop_runner_->run(std::move(loop_batch_), sink);
+    observe_run(loop_runner_->last_run());
+  }
+  reconsider_execution();
+}
+
+void Servable::reconsider_execution() {
+  if (options_.execution != Execution::kAuto || options_.max_queue_delay_us > 0 ||
+      runs_.load(std::memory_order_relaxed) < kSettledRuns) {
+    return;
+  }
+  const std::int64_t mean = mean_run_ns_.load(std::memory_order_relaxed);
+  if (runs_inline() && mean > kInlineCeilingNs && start_instances().ok()) {
+    inline_.store(false, std::memory_order_relaxed);
+  } else if (!runs_inline() &&
+             mean < static_cast<std::int64_t>(options_.inline_threshold_us) * 1000) {
+    inline_.store(true, std::memory_order_relaxed);
+  }
+  runs_.store(0, std::memory_order_relaxed);
+}
+
+void Servable::observe_run(Duration duration) {
+  // An exponential mean over about sixteen batches; racing instances may lose an update, which is fine.
+  const std::int64_t mean = mean_run_ns_.load(std::memory_order_relaxed);
+  mean_run_ns_.store(mean + (to_ns(duration) - mean) / 16, std::memory_order_relaxed);
+  runs_.fetch_add(1, std::memory_order_relaxed);
+}
+
+bool Servable::cancel(Request& request) {
+  const std::lock_guard lock(mutex_);
+  if (request.queued) {
+    queue_.remove(request);
+    return true;
+  }
+  request.cancelled.store(true, std::memory_order_relaxed);
+  return false;
+}
+
+void Servable::expire(TimePoint now, BatchSink& sink) {
+  auto expired = context_.batches.acquire();
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.next_deadline() <= now) queue_.expire(now, expired->items);
+  }
+  if (expired->items.empty()) {
+    context_.batches.release(std::move(expired));
+  } else {
+    refuse_expired(expired, sink);
+  }
+}
+
+TimePoint Servable::next_deadline() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.next_deadline();
+}
+
+std::size_t Servable::waiting() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.size();
+}
+
+void Servable::answered() {
+  if (in_flight_.fetch_sub(1) == 1 && closing_.load()) {
+    const std::lock_guard lock(mutex_);
+    idle_.notify_all();
+  }
+}
+
+void Servable::close() {
+  {
+    std::unique_lock lock(mutex_);
+    closing_.store(true);
+    idle_.wait(lock, [this] { return in_flight_.load() <= 0; });
+    stopping_ = true;
+  }
+  work_.notify_all();
+  threads_.clear();  // joins
+  instance_runners_.clear();
+  loop_runner_.reset();
+  runner_.reset();
+}
+
+}  // namespace servolley::engine

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "batching/queue.h"
+#include "engine/batch.h"
+#include "engine/batch_runner.h"
+#include "engine/stats.h"
+#include "memory/pool.h"
+#include "runtime/runner.h"
+
+namespace servolley::engine {
+
+enum class Execution : std::uint8_t { kAuto, kInline, kThreads };
+
+struct ServableOptions {
+  Execution execution = Execution::kAuto;
+  int instances = 0;        // batches in flight at once; 0 = one
+  int max_batch_size = -1;  // rows; -1 = batched if the signature allows, 0 = never
+  std::uint64_t max_queue_delay_us = 0;
+  std::vector<std::uint32_t> preferred_batch_sizes;
+  std::uint32_t max_queue_size = 4096;
+  std::uint64_t default_timeout_us = 0;  // queue timeout of requests that name none; 0 = none
+  bool allow_timeout_override = true;
+  bool warmup = true;
+  // A batch of one row that runs shorter than this costs less than a hand-off to another thread.
+  std::uint64_t inline_threshold_us = 50;
+  std::map<std::string, std::vector<std::string>> labels;  // class labels by output
+};
+
+// What a servable shares with the others of its engine.
+struct ServableContext {
+  Pool& pool;
+  BatchPool& batches;
+  BatchSink& completions;  // thread-safe
+};
+
+// One loaded version: signature, queue, instances, statistics.
+//
+// The loop thread admits, cancels and expires; batches run on instance threads or, for models that are
+// faster than a hand-off, on the loop thread itself. close() may be called from any other thread.
+class Servable {
+ public:
+  // Warms up and measures. INVALID_ARGUMENT if the options contradict the signature.
+  static Result<std::shared_ptr<Servable>> create(std::string name, std::int64_t version,
+                                                  std::shared_ptr<Runner> runner,
+                                                  const ServableOptions& options,
+                                                  const ServableContext& context);
+  ~Servable();
+  Servable(const Servable&) = delete;
+  Servable& operator=(const Servable&) = delete;
+
+  const std::string& name() const { return name_; }
+  std::int64_t version() const { return version_; }
+  const std::string& version_text() const { return version_text_; }
+  const Signature& signature() const { return signature_; }
+  std::string_view platform() const { return platform_; }
+  const ServableOptions& options() const { return options_; }
+  // Rows of one batch; 0 = unbatched.
+  int max_batch_size() const { return signature_.batched ? max_batch_size_ : 0; }
+  bool max_batch_inferred() const { return options_.max_batch_size < 0; }
+  int instances() const { return instances_; }
+  bool runs_inline() const { return inline_.load(std::memory_order_relaxed); }
+  Duration load_time() const { return load_time_; }
+
+  // Loop thread. Queues a prepared request. On OK, `*run_inline` says whether run_inline() must follow.
+  Status admit(Request& request, TimePoint now, bool* run_inline);
+  // Loop thread. Runs everything that waits, on this thread.
+  void run_inline(BatchSink& sink);
+  // Loop thread. Takes a waiting request out (true: the caller disposes of it), or marks one that is
+  // already running, which then comes back as cancelled or finished.
+  bool cancel(Request& request);
+  // Loop thread. Refuses what is past its deadline.
+  void expire(TimePoint now, BatchSink& sink);
+  TimePoint next_deadline() const;
+  std::size_t waiting() const;
+  // Loop thread. A request of this servable was answered or dropped.
+  void answered();
+
+  // Loop thread.
+  ServableStats& stats() { return stats_; }
+
+  // Waits until every admitted request has been answered, joins the instances and frees the model. Nothing
+  // may be admitted any more. The loop thread must go on running meanwhile, so it must not call this
+  // unless nothing is in flight.
+  void close();
+
+ private:
+  Servable(std::string name, std::int64_t version, std::shared_ptr<Runner> runner,
+           const ServableOptions& options, const ServableContext& context);
+  Status settle_signature();
+  Status prepare();
+  void warm_up();
+  Result<Duration> run_zeros(std::int64_t rows);
+  Status start_instances();
+  void instance_main(BatchRunner& runner);
+  void observe_run(Duration duration);
+  // Loop thread: moves an "auto" servable between the loop and its threads as measurement says.
+  void reconsider_execution();
+  void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink);
+
+  const std::string name_;
+  const std::int64_t version_;
+  const std::string version_text_;
+  std::shared_ptr<Runner> runner_;
+  const std::string platform_;
+  const ServableOptions options_;
+  const ServableContext context_;
+  Signature signature_;
+  int max_batch_size_ = 1;
+  int instances_ = 1;
+  Duration load_time_{0};
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_;
+  batching::Queue queue_;  // guarded by mutex_
+  int sleepers_ = 0;       // guarded by mutex_
+  bool stopping_ = false;  // guarded by mutex_
+
+  std::atomic<bool> inline_{false};
+  std::atomic<std::int64_t> mean_run_ns_{0};
+  std::atomic<std::uint32_t> runs_{0};
+
+  std::atomic<std::int64_t> in_flight_{0};
+  std::atomic<bool> closing_{false};
+  std::condition_variable idle_;
+
+  std::unique_ptr<BatchRunner> loop_runner_;  // the loop thread's, like these two
+  std::unique_ptr<Batch> loop_batch_;
+  std::unique_ptr<Batch> loop_expired_;
+  std::vector<std::unique_ptr<BatchRunner>> instance_runners_;
+  std::vector<std::jthread> threads_;
+  ServableStats stats_;
+};
+
+}  // namespace servolley::engine
