@@ -1,0 +1,3 @@
+from servolley.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""model.toml: how one model is served. The file is optional; so is every key."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    from servolley._core import ServableOptions
+
+Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+PositiveCount = Annotated[int, Meta(ge=1, le=1 << 31)]
+Microseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
+Version = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+NonEmpty = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+_OPTIMIZATION_LEVELS = {"off": 0, "basic": 1, "extended": 2, "all": 99}
+
+
+class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[batching]: which requests run together.
+
+    max_batch_size: rows of one batch; 0 = requests never share a run. Absent: batched with the server's
+        default limit if every input and output has a free first dimension, otherwise unbatched.
+    max_queue_delay_us: how long the oldest request may wait for others. 0 = batch what is there.
+    preferred_batch_sizes: rows that are run without waiting any longer, ascending.
+    max_queue_size: requests that may wait; above it 503 at once. 0 = the server's default.
+    default_timeout_us: how long a request that names no timeout may wait. 0 = without limit.
+    allow_timeout_override: whether a request may name its own timeout.
+    """
+
+    max_batch_size: Count | None = None
+    max_queue_delay_us: Microseconds = 0
+    preferred_batch_sizes: list[PositiveCount] = []
+    max_queue_size: Count = 0
+    default_timeout_us: Microseconds = 0
+    allow_timeout_override: bool = True
+
+    def __post_init__(self) -> None:
+        sizes = self.preferred_batch_sizes
+        if sizes != sorted(set(sizes)):
+            raise ValueError("preferred_batch_sizes must ascend without repetition")
+        if self.max_batch_size is not None and sizes and sizes[-1] > self.max_batch_size:
+            raise ValueError(f"preferred batch size {sizes[-1]} exceeds max_batch_size {self.max_batch_size}")
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[runtime]: what the model runs on.
+
+    device: "cpu" or "cuda:N"; asked for and absent is an error, never a fall-back.
+    execution: "inline" runs batches on the server's loop, "threads" on instance threads; "auto" measures.
+    instances: batches in flight at once. 0 = chosen for the device.
+    intra_op_threads: threads inside one operator. 0 = the processors granted to this process.
+    inter_op_threads: operators at once, where parallel_execution is on.
+    parallel_execution: run independent operators of one batch at the same time.
+    allow_spinning: idle threads of the runtime burn their processor for lower latency.
+    graph_optimization: "off", "basic", "extended" or "all".
+    memory_arena, memory_pattern: the runtime's memory reuse.
+    warmup: run zero-filled batches before the version becomes available.
+    """
+
+    device: Annotated[str, Meta(pattern=r"^(cpu|cuda:[0-9]{1,3})$")] = "cpu"
+    execution: Literal["auto", "inline", "threads"] = "auto"
+    instances: Annotated[int, Meta(ge=0, le=1024)] = 0
+    intra_op_threads: Annotated[int, Meta(ge=0, le=4096)] = 0
+    inter_op_threads: Annotated[int, Meta(ge=1, le=4096)] = 1
+    parallel_execution: bool = False
+    allow_spinning: bool = False
+    graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
+    memory_arena: bool = True
+    memory_pattern: bool = True
+    warmup: bool = True
+
+
+class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[versions]: which versions on disk are served. At most one of latest, all and specific.
+
+    latest: the n highest versions (the default, with n = 1).
+    all: every version.
+    specific: exactly these; absent ones are skipped.
+    labels: label -> version, for routes that name a label.
+    """
+
+    latest: PositiveCount | None = None
+    all: bool = False
+    specific: list[Version] = []
+    labels: dict[NonEmpty, Version] = {}
+
+    def __post_init__(self) -> None:
+        if (self.latest is not None) + self.all + bool(self.specific) > 1:
+            raise ValueError("give at most one of latest, all and specific")
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of model.toml.
+
+    filename: the model's file inside each version directory.
+    class_labels: output name -> text file with one class label per line, inside the model directory.
+    """
+
+    filename: Annotated[str, Meta(pattern=r"^[^/\x00-\x1f]+$", max_length=255)] = "model.onnx"
+    batching: Batching = Batching()
+    runtime: Runtime = Runtime()
+    versions: Versions = Versions()
+    class_labels: dict[NonEmpty, NonEmpty] = {}
+
+    def __post_init__(self) -> None:
+        if self.filename in {".", ".."}:
+            raise ValueError("filename must name a file")
+
+
+def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "ServableOptions":
+    """What the core is told about a model; ``labels``: class labels by output name."""
+    batching, runtime = config.batching, config.runtime
+    return {
+        "device": runtime.device,
+        "execution": runtime.execution,
+        "instances": runtime.instances,
+        "max_batch_size": -1 if batching.max_batch_size is None else batching.max_batch_size,
+        "max_queue_delay_us": batching.max_queue_delay_us,
+        "preferred_batch_sizes": list(batching.preferred_batch_sizes),
+        "max_queue_size": batching.max_queue_size,
+        "default_timeout_us": batching.default_timeout_us,
+        "allow_timeout_override": batching.allow_timeout_override,
+        "intra_op_threads": runtime.intra_op_threads,
+        "inter_op_threads": runtime.inter_op_threads,
+        "parallel_execution": runtime.parallel_execution,
+        "allow_spinning": runtime.allow_spinning,
+        "graph_optimization": _OPTIMIZATION_LEVELS[runtime.graph_optimization],
+        "memory_arena": runtime.memory_arena,
+        "memory_pattern": runtime.memory_pattern,
+        "warmup": runtime.warmup,
+        "labels": labels,
+    }

@@ -1,0 +1,100 @@
+"""servolley.toml: how the server runs. The file is optional; so is every key; command-line flags win."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from servolley.config.sizes import ByteSize
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[repository]: which models.
+
+    path: a model repository, one model's directory, or a single model file.
+    name: the model's name, where path is one model.
+    exit_on_error: a model that cannot be loaded at start ends the server with exit code 1.
+    strict_readiness: ready only while every model has an available version; else as soon as loading is over.
+    load_threads: models loading at once.
+    load_retries, load_retry_interval_s: a failed version is tried again that often.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    exit_on_error: bool = False
+    strict_readiness: bool = True
+    load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
+    load_retries: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
+    load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+
+
+class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[http]: where and how to listen.
+
+    host, port: the TCP address; port 0 = any free one, printed at start.
+    unix_socket: a UNIX socket path to listen on as well.
+    metrics_port: a second TCP port with nothing but /metrics on it.
+    reuse_port: let several servers share the port (SO_REUSEPORT).
+    backlog: connections that the kernel may hold before they are accepted.
+    max_connections: above it new connections get 503; lowered where the process may not open as many files.
+    """
+
+    host: Annotated[str, Meta(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable
+    port: Port = 8000
+    unix_socket: Annotated[str, Meta(min_length=1)] | None = None
+    metrics_port: Port | None = None
+    reuse_port: bool = False
+    backlog: Annotated[int, Meta(ge=1, le=65535)] = 2048
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: what a client can make the server hold. Sizes are bytes or text such as "64MiB".
+
+    max_body_size: the largest request body, as sent and inflated; above it 413.
+    max_decoded_size: tensors that one request's JSON may decode to; absent = the core's default.
+    pool_size: tensor memory in all; absent = the core's default.
+    queue_size: requests that may wait for one model version, where its model.toml says nothing.
+    request_timeout_ms: TensorFlow Serving's REST timeout, 0 = none.
+    drain_timeout_s: how long SIGTERM waits for requests in flight.
+    """
+
+    max_body_size: ByteSize = ByteSize(64 << 20)
+    max_decoded_size: ByteSize | None = None
+    pool_size: ByteSize | None = None
+    queue_size: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
+    request_timeout_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[engine]: the core.
+
+    ort_library: the ONNX Runtime library; absent = the one in the installed onnxruntime package.
+    inline_threshold_us: models whose measured batch time is below it run on the loop; absent = the core's
+        default.
+    """
+
+    ort_library: str | None = None
+    inline_threshold_us: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[log]: format "text" or "json", one line per record on standard error; level: what is written."""
+
+    format: LogFormat = "text"
+    level: LogLevel = "info"
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of servolley.toml."""
+
+    repository: Repository = Repository()
+    http: Http = Http()
+    limits: Limits = Limits()
+    engine: Engine = Engine()
+    log: Log = Log()

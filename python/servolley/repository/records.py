@@ -1,0 +1,69 @@
+"""What the server remembers of each model: written by the manager, read by all, on the loop thread."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from servolley.repository.versions import State, may_follow
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servolley._core import Servable
+    from servolley.repository.layout import ModelOnDisk
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a version ended: a canonical code name and a text for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class VersionRecord:
+    """One life of one version."""
+
+    version: int
+    path: "Path"
+    attempt: int = 0  # earlier lives that ended in a failure
+    state: State = State.START
+    failure: Failure | None = None
+    servable: "Servable | None" = None
+
+    def advance(self, state: State) -> None:
+        if not may_follow(self.state, state):
+            raise ValueError(f"version {self.version} cannot go from {self.state.name} to {state.name}")
+        self.state = state
+
+    def fail(self, failure: Failure) -> None:
+        self.advance(State.END)
+        self.failure = failure
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """One model of the repository. ``failure``: why nothing of it can be loaded at all."""
+
+    name: str
+    found: "ModelOnDisk"
+    aspired: frozenset[int] = frozenset()
+    failure: Failure | None = None
+    versions: dict[int, VersionRecord] = field(default_factory=dict)
+
+    def available(self) -> "dict[int, Servable]":
+        """Versions that answer requests, ascending."""
+        return {
+            version: record.servable
+            for version, record in sorted(self.versions.items())
+            if record.state is State.AVAILABLE and record.servable is not None
+        }
+
+    def default_version(self) -> int | None:
+        return max(self.available(), default=None)
+
+    def labels(self) -> dict[str, int]:
+        """Labels whose version is available."""
+        available = self.available()
+        labels = self.found.config.versions.labels
+        return {label: version for label, version in labels.items() if version in available}

@@ -1,0 +1,49 @@
+"""The one error vocabulary, as Python speaks it. The table is the core's (csrc/base/status.cc); a test
+compares the two."""
+
+from enum import Enum
+
+
+class Code(Enum):
+    """A canonical code: its name as TensorFlow Serving prints it, and its HTTP status."""
+
+    CANCELLED = ("CANCELLED", 499)
+    UNKNOWN = ("UNKNOWN", 500)
+    INVALID_ARGUMENT = ("INVALID_ARGUMENT", 400)
+    DEADLINE_EXCEEDED = ("DEADLINE_EXCEEDED", 504)
+    NOT_FOUND = ("NOT_FOUND", 404)
+    ALREADY_EXISTS = ("ALREADY_EXISTS", 409)
+    FAILED_PRECONDITION = ("FAILED_PRECONDITION", 400)
+    UNIMPLEMENTED = ("UNIMPLEMENTED", 501)
+    INTERNAL = ("INTERNAL", 500)
+    UNAVAILABLE = ("UNAVAILABLE", 503)
+    METHOD_NOT_ALLOWED = ("UNIMPLEMENTED", 405)
+
+    def __init__(self, canonical: str, http_status: int) -> None:
+        self.canonical = canonical
+        self.http_status = http_status
+
+
+class StatusError(Exception):
+    """A failure whose text may be shown to a client."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid_argument(message: str) -> StatusError:
+    return StatusError(Code.INVALID_ARGUMENT, message)
+
+
+def not_found(message: str) -> StatusError:
+    return StatusError(Code.NOT_FOUND, message)
+
+
+def unavailable(message: str) -> StatusError:
+    return StatusError(Code.UNAVAILABLE, message)
+
+
+def unimplemented(message: str) -> StatusError:
+    return StatusError(Code.UNIMPLEMENTED, message)
