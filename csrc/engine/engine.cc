@@ -219,6 +219,12 @@ void Engine::begin_drain() {
   flush_dirty(Clock::now());
 }
 
+void Engine::close() {
+  routes_.clear();
+  inline_ready_.clear();
+  pool_.trim();
+}
+
 void Engine::connection_opened(HttpConnection& connection) {
   ++front_.connections;
   ++front_.connections_total;
@@ -260,10 +266,15 @@ void Engine::flush_dirty(TimePoint now) {
   dirty_.clear();
 }
 
-void Engine::request_attention(HttpConnection& connection) { attention_.push_back(&connection); }
+void Engine::request_attention(HttpConnection& connection) {
+  if (connection.attention_requested) return;
+  connection.attention_requested = true;
+  attention_.push_back(&connection);
+}
 
 void Engine::take_attention(std::vector<std::shared_ptr<HttpConnection>>& connections) {
   for (HttpConnection* connection : attention_) {
+    connection->attention_requested = false;
     connections.push_back(connection->shared_from_this());
   }
   attention_.clear();

@@ -63,7 +63,10 @@ class Engine final : public BatchSink {
   void expire(TimePoint now);
   // When expire() has work; kNever if nothing waits for a time.
   TimePoint next_expiry(TimePoint now) const;
+  // New hot calls are refused, connections close after their pending answers.
   void begin_drain();
+  // Lets go of every servable and of the memory that the pool keeps.
+  void close();
 
   // Connections that want attend() to be called, in no particular order. Empties the list.
   void take_attention(std::vector<std::shared_ptr<HttpConnection>>& connections);

@@ -37,8 +37,8 @@ enum Attention : std::uint32_t {
 // One client connection: joins the sans-I/O protocol to the engine on one side and to a socket on the
 // other. Reading belongs to the transport; writing goes straight to the socket from here, because handing
 // every answer to the event loop's writer costs more than the answer. Loop thread only.
-class HttpConnection final : public net::Http1Handler,
-                             public std::enable_shared_from_this<HttpConnection> {
+class HttpConnection : public net::Http1Handler,
+                       public std::enable_shared_from_this<HttpConnection> {
  public:
   explicit HttpConnection(Engine& engine);
   ~HttpConnection() override;
@@ -75,7 +75,9 @@ class HttpConnection final : public net::Http1Handler,
   void check_deadline(TimePoint now);
   bool is_open() const { return open_; }
 
-  bool dirty = false;  // in the engine's list of connections to flush
+  // Membership in the engine's lists.
+  bool dirty = false;
+  bool attention_requested = false;
 
  private:
   net::BodyPlan plan_body(const net::RequestHead& head) override;

@@ -1,0 +1,110 @@
+#include <pybind11/stl.h>
+
+#include "bindings/convert.h"
+
+namespace servolley::bindings {
+namespace {
+
+using engine::ControlCall;
+
+py::object get_buffer(BoundConnection& connection, py::ssize_t /*sizehint*/) {
+  const auto space = connection.receive_space();
+  const auto& scratch = connection.bound_engine.engine->scratch();
+  if (space.data() == scratch.data.get() && space.size() == scratch.size) {
+    return connection.bound_engine.scratch_view;
+  }
+  return py::memoryview::from_memory(space.data(), static_cast<py::ssize_t>(space.size()));
+}
+
+// A piece of output on its way to the transport: keeps the bytes, and the pool behind them, alive for as
+// long as the transport looks at it.
+struct OutputPiece {
+  py::object connection;
+  Segment segment;
+};
+
+py::list take_output(const py::object& self) {
+  Payload output;
+  self.cast<BoundConnection&>().take_output(output);
+  py::list pieces;
+  for (Segment& segment : output.segments()) {
+    auto piece = std::make_unique<OutputPiece>();
+    piece->connection = self;
+    piece->segment = std::move(segment);
+    pieces.append(py::memoryview(py::cast(std::move(piece))));
+  }
+  return pieces;
+}
+
+// Header text is bytes on the wire; anything that is not ASCII is shown as Latin-1, as HTTP says.
+py::str latin1(const std::string& text) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeLatin1(text.data(), static_cast<py::ssize_t>(text.size()), nullptr));
+}
+
+void bind_control_call(py::module_& module) {
+  py::class_<ControlCall>(module, "ControlCall")
+      // quick
+      .def_property_readonly("exchange", [](const ControlCall& c) { return c.exchange; })
+      .def_property_readonly("method", [](const ControlCall& c) { return latin1(c.method); })
+      .def_property_readonly("target", [](const ControlCall& c) { return latin1(c.target); })
+      .def_property_readonly("headers",
+                             [](const ControlCall& c) {
+                               py::list out;
+                               for (const auto& [name, value] : c.headers) {
+                                 out.append(py::make_tuple(latin1(name), latin1(value)));
+                               }
+                               return out;
+                             })
+      .def_property_readonly("body", [](const ControlCall& c) { return py::bytes(c.body); });
+}
+
+}  // namespace
+
+void bind_connection(py::module_& module) {
+  module.attr("TICK") = py::int_(static_cast<int>(engine::kTick));
+  module.attr("CALLS") = py::int_(static_cast<int>(engine::kCalls));
+  module.attr("OUTPUT") = py::int_(static_cast<int>(engine::kOutput));
+  module.attr("PAUSE") = py::int_(static_cast<int>(engine::kPause));
+  module.attr("RESUME") = py::int_(static_cast<int>(engine::kResume));
+  module.attr("CLOSE") = py::int_(static_cast<int>(engine::kClose));
+  bind_control_call(module);
+
+  py::class_<OutputPiece>(module, "OutputPiece", py::buffer_protocol())
+      .def_buffer([](OutputPiece& piece) {
+        return py::buffer_info(const_cast<std::byte*>(piece.segment.data), 1,
+                               py::format_descriptor<std::uint8_t>::format(), 1,
+                               {static_cast<py::ssize_t>(piece.segment.size)}, {py::ssize_t{1}},
+                               /*readonly=*/true);
+      });
+
+  py::class_<BoundConnection, std::shared_ptr<BoundConnection>> connection(
+      module, "HttpConnection", py::dynamic_attr());
+  connection.attr("owner") = py::none();
+  connection
+      // quick, all of them: a read, an answer and their system calls are bounded
+      .def(py::init([](PyEngine& engine) {
+             return std::make_shared<BoundConnection>(engine);
+           }),
+           py::arg("engine"), py::keep_alive<1, 2>())
+      .def("opened", &BoundConnection::opened, py::arg("fd"))
+      .def("closed", &BoundConnection::closed)
+      .def("get_buffer", &get_buffer, py::arg("sizehint"))
+      .def("received", &BoundConnection::received, py::arg("nbytes"))
+      .def("eof_received", &BoundConnection::eof_received)
+      .def("take_calls", &BoundConnection::take_calls)
+      .def("take_output", &take_output)
+      .def("writable", &BoundConnection::writable)
+      .def("attend", &BoundConnection::attend)
+      .def(
+          "respond",
+          [](BoundConnection& self, std::uint64_t exchange, int status, const py::bytes& body,
+             std::string_view content_type, std::string_view extra_headers) {
+            return self.respond_control(exchange, status, content_type, extra_headers,
+                                        std::string_view(body));
+          },
+          py::arg("exchange"), py::arg("status"), py::arg("body"),
+          py::arg("content_type") = "application/json", py::arg("extra_headers") = "");
+}
+
+}  // namespace servolley::bindings

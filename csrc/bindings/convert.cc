@@ -1,0 +1,167 @@
+#include "bindings/convert.h"
+
+#include <pybind11/stl.h>
+
+#include <functional>
+#include <map>
+#include <string>
+
+namespace servolley::bindings {
+namespace {
+
+engine::Execution execution_of(const std::string& text) {
+  if (text == "auto") return engine::Execution::kAuto;
+  if (text == "inline") return engine::Execution::kInline;
+  if (text == "threads") return engine::Execution::kThreads;
+  raise_status(invalid_argument("execution must be auto, inline or threads, not '" + text + "'"));
+}
+
+template <class H>
+py::dict histogram(const H& h) {
+  py::dict out;
+  py::list bounds;
+  py::list counts;
+  for (auto bound : h.upper_bounds()) bounds.append(bound);
+  for (auto count : h.counts()) counts.append(count);
+  out["upper_bounds"] = bounds;
+  out["counts"] = counts;
+  out["sum"] = h.sum();
+  return out;
+}
+
+}  // namespace
+
+LoadOptions read_load_options(const py::dict& options) {
+  LoadOptions out;
+  using Setter = std::function<void(const py::handle&)>;
+  const std::map<std::string, Setter> setters = {
+      {"device",
+       [&](const py::handle& v) {
+         auto device = parse_device(v.cast<std::string>());
+         if (!device) raise_status(device.error());
+         out.runtime.device = *device;
+       }},
+      {"execution",
+       [&](const py::handle& v) { out.servable.execution = execution_of(v.cast<std::string>()); }},
+      {"instances", [&](const py::handle& v) { out.servable.instances = v.cast<int>(); }},
+      {"max_batch_size", [&](const py::handle& v) { out.servable.max_batch_size = v.cast<int>(); }},
+      {"max_queue_delay_us",
+       [&](const py::handle& v) { out.servable.max_queue_delay_us = v.cast<std::uint64_t>(); }},
+      {"preferred_batch_sizes",
+       [&](const py::handle& v) {
+         out.servable.preferred_batch_sizes = v.cast<std::vector<std::uint32_t>>();
+       }},
+      {"max_queue_size",
+       [&](const py::handle& v) { out.servable.max_queue_size = v.cast<std::uint32_t>(); }},
+      {"default_timeout_us",
+       [&](const py::handle& v) { out.servable.default_timeout_us = v.cast<std::uint64_t>(); }},
+      {"allow_timeout_override",
+       [&](const py::handle& v) { out.servable.allow_timeout_override = v.cast<bool>(); }},
+      {"intra_op_threads",
+       [&](const py::handle& v) { out.runtime.intra_op_threads = v.cast<int>(); }},
+      {"inter_op_threads",
+       [&](const py::handle& v) { out.runtime.inter_op_threads = v.cast<int>(); }},
+      {"parallel_execution",
+       [&](const py::handle& v) { out.runtime.parallel_execution = v.cast<bool>(); }},
+      {"allow_spinning",
+       [&](const py::handle& v) { out.runtime.allow_spinning = v.cast<bool>(); }},
+      {"graph_optimization",
+       [&](const py::handle& v) { out.runtime.graph_optimization = v.cast<int>(); }},
+      {"memory_arena", [&](const py::handle& v) { out.runtime.memory_arena = v.cast<bool>(); }},
+      {"memory_pattern", [&](const py::handle& v) { out.runtime.memory_pattern = v.cast<bool>(); }},
+      {"warmup", [&](const py::handle& v) { out.servable.warmup = v.cast<bool>(); }},
+      {"labels",
+       [&](const py::handle& v) {
+         out.servable.labels = v.cast<std::map<std::string, std::vector<std::string>>>();
+       }},
+  };
+  out.servable.max_queue_size = 0;  // the engine's default
+  for (const auto& [key, value] : options) {
+    const auto name = key.cast<std::string>();
+    const auto setter = setters.find(name);
+    if (setter == setters.end()) raise_status(invalid_argument("unknown load option '" + name + "'"));
+    try {
+      setter->second(value);
+    } catch (const py::cast_error&) {
+      raise_status(invalid_argument("load option '" + name + "' has the wrong type"));
+    }
+  }
+  return out;
+}
+
+py::dict servable_stats(engine::Servable& servable) {
+  const engine::ServableStats& stats = servable.stats();
+  py::dict out;
+  std::uint64_t fail_count = 0;
+  py::dict failures;
+  for (std::size_t i = 0; i < engine::kFailureReasons; ++i) {
+    failures[engine::kFailureReasonNames[i]] = stats.failures[i];
+    fail_count += stats.failures[i];
+  }
+  py::dict responses;
+  for (std::size_t d = 0; d < engine::kDialects; ++d) {
+    std::map<std::string, std::uint64_t> by_code;  // several codes share a canonical name
+    for (std::size_t c = 0; c < stats.responses[d].size(); ++c) {
+      if (stats.responses[d][c]) {
+        by_code[std::string(code_name(static_cast<Code>(c)))] += stats.responses[d][c];
+      }
+    }
+    responses[engine::kDialectNames[d]] = py::cast(by_code);
+  }
+  py::list batches;
+  for (const engine::BatchSizeStats& b : stats.batches) {
+    py::dict row;
+    row["rows"] = b.rows;
+    row["executions"] = b.executions;
+    row["compute_input_ns"] = b.compute_input_ns;
+    row["compute_infer_ns"] = b.compute_infer_ns;
+    row["compute_output_ns"] = b.compute_output_ns;
+    batches.append(row);
+  }
+  out["success_count"] = stats.success_count;
+  out["success_ns"] = stats.success_ns;
+  out["fail_count"] = fail_count;
+  out["fail_ns"] = stats.fail_ns;
+  out["failures"] = failures;
+  out["responses"] = responses;
+  out["queue_ns"] = stats.queue_ns;
+  out["compute_input_ns"] = stats.compute_input_ns;
+  out["compute_infer_ns"] = stats.compute_infer_ns;
+  out["compute_output_ns"] = stats.compute_output_ns;
+  out["inference_count"] = stats.inference_rows;
+  out["execution_count"] = stats.executions;
+  out["last_inference_ms"] = stats.last_inference_ms;
+  out["pending"] = servable.waiting();
+  out["batches"] = batches;
+  out["request_latency_ns"] = histogram(stats.request_latency);
+  out["queue_latency_ns"] = histogram(stats.queue_latency);
+  out["compute_latency_ns"] = histogram(stats.compute_latency);
+  out["batch_rows"] = histogram(stats.batch_rows);
+  return out;
+}
+
+py::dict pool_stats(const PoolStats& stats) {
+  py::dict out;
+  out["in_use_bytes"] = stats.in_use_bytes;
+  out["high_water_bytes"] = stats.high_water_bytes;
+  out["cached_bytes"] = stats.cached_bytes;
+  out["allocations"] = stats.allocations;
+  return out;
+}
+
+py::dict front_stats(const engine::FrontStats& stats) {
+  py::dict responses;
+  for (std::size_t status = 0; status < stats.responses.size(); ++status) {
+    if (stats.responses[status]) responses[py::int_(status)] = stats.responses[status];
+  }
+  py::dict out;
+  out["connections"] = stats.connections;
+  out["connections_total"] = stats.connections_total;
+  out["bytes_received"] = stats.bytes_received;
+  out["bytes_sent"] = stats.bytes_sent;
+  out["responses"] = responses;
+  out["unknown_model_requests"] = stats.unknown_model_requests;
+  return out;
+}
+
+}  // namespace servolley::bindings

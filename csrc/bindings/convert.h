@@ -1,0 +1,57 @@
+#pragma once
+
+// bindings [layer 6]: the only room with Python.h. Converts and calls; no logic. Every def is marked quick
+// (keeps the GIL) or heavy (releases it).
+
+#include <pybind11/pybind11.h>
+
+#include "base/status.h"
+#include "engine/engine.h"
+#include "runtime/ort/ort_runner.h"
+
+namespace servolley::bindings {
+
+namespace py = pybind11;
+
+// The Python exception of a Status. Needs the GIL.
+[[noreturn]] void raise_status(const Status& status);
+inline void raise_if_error(const Status& status) {
+  if (!status.ok()) raise_status(status);
+}
+
+struct LoadOptions {
+  ort::OrtOptions runtime;
+  engine::ServableOptions servable;
+};
+
+// Reads the ServableOptions dictionary; raises CoreError INVALID_ARGUMENT for an unknown key or value.
+LoadOptions read_load_options(const py::dict& options);
+
+py::dict servable_stats(engine::Servable& servable);
+py::dict pool_stats(const PoolStats& stats);
+py::dict front_stats(const engine::FrontStats& stats);
+
+void bind_errors(py::module_& module);
+void bind_engine(py::module_& module);
+void bind_connection(py::module_& module);
+
+// The engine as Python holds it: with the library that its models run on.
+struct PyEngine {
+  std::shared_ptr<ort::OrtLibrary> library;
+  std::unique_ptr<engine::Engine> engine;
+  py::object scratch_view;  // one memoryview of the read buffer for all connections
+  std::vector<std::shared_ptr<engine::HttpConnection>> attention;
+
+  // The connections that want attend(), or None.
+  py::object take_attention();
+};
+
+// A connection as Python holds it; keeps its engine alive through pybind11's keep_alive.
+class BoundConnection final : public engine::HttpConnection {
+ public:
+  explicit BoundConnection(PyEngine& owner)
+      : engine::HttpConnection(*owner.engine), bound_engine(owner) {}
+  PyEngine& bound_engine;
+};
+
+}  // namespace servolley::bindings

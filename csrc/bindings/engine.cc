@@ -1,0 +1,199 @@
+#include <pybind11/stl.h>
+
+#include "bindings/convert.h"
+
+namespace servolley::bindings {
+namespace {
+
+using engine::Engine;
+using engine::Servable;
+
+std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_t pool_bytes,
+                                      std::uint64_t body_bytes, std::size_t decoded_bytes,
+                                      std::uint32_t queue_size, std::uint64_t request_timeout_us,
+                                      std::uint64_t inline_threshold_us) {
+  engine::EngineOptions options;
+  options.pool_bytes = pool_bytes;
+  options.body_bytes = body_bytes;
+  options.decoded_bytes = decoded_bytes;
+  options.queue_size = queue_size;
+  options.request_timeout_us = request_timeout_us;
+  options.inline_threshold_us = inline_threshold_us;
+  options.http.body_bytes = body_bytes;
+  auto out = std::make_unique<PyEngine>();
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    auto library = ort::OrtLibrary::open(ort_library);
+    if (library) {
+      out->library = std::move(*library);
+      out->engine = std::make_unique<Engine>(options);
+    } else {
+      status = library.error();
+    }
+  }
+  raise_if_error(status);
+  const auto& scratch = out->engine->scratch();
+  out->scratch_view =
+      py::memoryview::from_memory(scratch.data.get(), static_cast<py::ssize_t>(scratch.size));
+  return out;
+}
+
+std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int64_t version,
+                               const std::string& path, const py::dict& options) {
+  LoadOptions read = read_load_options(options);
+  Status status;
+  std::shared_ptr<Servable> servable;
+  {
+    const py::gil_scoped_release release;
+    read.runtime.pool = &self.engine->pool();
+    auto runner = ort::load_model(self.library, path, read.runtime);
+    if (runner) {
+      auto made = self.engine->create_servable(name, version, std::move(*runner), read.servable);
+      if (made) {
+        servable = std::move(*made);
+      } else {
+        status = made.error();
+      }
+    } else {
+      status = runner.error();
+    }
+  }
+  raise_if_error(status);
+  return servable;
+}
+
+void set_routes(PyEngine& self, const std::string& model,
+                const std::map<std::int64_t, std::shared_ptr<Servable>>& versions,
+                std::optional<std::int64_t> default_version,
+                const std::map<std::string, std::int64_t>& labels) {
+  engine::ModelRoutes routes;
+  routes.versions = versions;
+  if (default_version) {
+    const auto at = versions.find(*default_version);
+    if (at == versions.end()) {
+      raise_status(invalid_argument("the default version is not among the versions"));
+    }
+    routes.default_version = at->second;
+  }
+  routes.labels.insert(labels.begin(), labels.end());
+  self.engine->set_routes(model, std::move(routes));
+}
+
+std::int64_t next_expiry_us(const PyEngine& self) {
+  const TimePoint now = Clock::now();
+  const TimePoint next = self.engine->next_expiry(now);
+  if (next == kNever) return -1;
+  // Rounded up, so that the timer does not fire just before there is work.
+  return to_ns(next - now) / 1000 + 1;
+}
+
+// Runs a member of the engine without the GIL, then reports who wants attention.
+template <class F>
+py::object heavy(PyEngine& self, F&& call) {
+  {
+    const py::gil_scoped_release release;
+    call(*self.engine);
+  }
+  return self.take_attention();
+}
+
+void bind_servable(py::module_& module) {
+  py::class_<TensorSpec>(module, "TensorSpec")
+      .def_property_readonly("name", [](const TensorSpec& s) { return s.name; })  // quick
+      .def_property_readonly("datatype",
+                             [](const TensorSpec& s) { return std::string(oip_name(s.dtype)); })
+      .def_property_readonly("tf_dtype",
+                             [](const TensorSpec& s) { return std::string(tf_name(s.dtype)); })
+      .def_property_readonly("shape",
+                             [](const TensorSpec& s) {
+                               const auto dims = s.shape.dims();
+                               return std::vector<std::int64_t>(dims.begin(), dims.end());
+                             })
+      .def_property_readonly("rank_known", [](const TensorSpec& s) { return s.rank_known; });
+
+  py::class_<Servable, std::shared_ptr<Servable>>(module, "Servable")
+      // quick
+      .def_property_readonly("name", &Servable::name)
+      .def_property_readonly("version", &Servable::version)
+      .def_property_readonly("platform",
+                             [](const Servable& s) { return std::string(s.platform()); })
+      .def_property_readonly("inputs", [](const Servable& s) { return s.signature().inputs; })
+      .def_property_readonly("outputs", [](const Servable& s) { return s.signature().outputs; })
+      .def_property_readonly("max_batch_size", &Servable::max_batch_size)
+      .def_property_readonly("max_batch_inferred", &Servable::max_batch_inferred)
+      .def_property_readonly(
+          "execution", [](const Servable& s) { return s.runs_inline() ? "inline" : "threads"; })
+      .def_property_readonly("instances", &Servable::instances)
+      .def_property_readonly("load_ns", [](const Servable& s) { return to_ns(s.load_time()); })
+      .def("stats", &servable_stats)
+      // heavy
+      .def("close", &Servable::close, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace
+
+py::object PyEngine::take_attention() {
+  attention.clear();
+  engine->take_attention(attention);
+  if (attention.empty()) return py::none();
+  py::list out;
+  for (auto& connection : attention) {
+    out.append(py::cast(std::static_pointer_cast<BoundConnection>(connection)));
+  }
+  attention.clear();
+  return out;
+}
+
+void bind_engine(py::module_& module) {
+  bind_servable(module);
+  const engine::EngineOptions defaults;
+  py::class_<PyEngine>(module, "Engine")
+      // heavy
+      .def(py::init(&make_engine), py::kw_only(), py::arg("ort_library"),
+           py::arg("pool_bytes") = defaults.pool_bytes, py::arg("body_bytes") = defaults.body_bytes,
+           py::arg("decoded_bytes") = defaults.decoded_bytes,
+           py::arg("queue_size") = defaults.queue_size,
+           py::arg("request_timeout_us") = defaults.request_timeout_us,
+           py::arg("inline_threshold_us") = defaults.inline_threshold_us)
+      .def("load", &load, py::arg("name"), py::arg("version"), py::arg("path"), py::arg("options"),
+           py::keep_alive<0, 1>())
+      .def("tick", [](PyEngine& self) { return heavy(self, [](Engine& e) { e.tick(); }); })
+      .def("drain",
+           [](PyEngine& self) { return heavy(self, [](Engine& e) { e.drain_completions(); }); })
+      .def("close",
+           [](PyEngine& self) {
+             const py::gil_scoped_release release;
+             self.engine->close();
+           })
+      // quick
+      .def("expire",
+           [](PyEngine& self) {
+             self.engine->expire(Clock::now());
+             return self.take_attention();
+           })
+      .def("begin_drain",
+           [](PyEngine& self) {
+             self.engine->begin_drain();
+             return self.take_attention();
+           })
+      .def_property_readonly("completion_fd",
+                             [](const PyEngine& self) { return self.engine->completion_fd(); })
+      .def_property_readonly("runtime_version",
+                             [](const PyEngine& self) { return self.library->version(); })
+      .def_property_readonly("providers",
+                             [](const PyEngine& self) { return self.library->providers(); })
+      .def("set_routes", &set_routes, py::arg("model"), py::arg("versions"), py::arg("default"),
+           py::arg("labels"))
+      .def("remove_routes",
+           [](PyEngine& self, const std::string& model) { self.engine->remove_routes(model); },
+           py::arg("model"))
+      .def_property_readonly("next_expiry_us", &next_expiry_us)
+      .def_property_readonly("in_flight",
+                             [](const PyEngine& self) { return self.engine->in_flight(); })
+      .def("pool_stats", [](PyEngine& self) { return pool_stats(self.engine->pool().stats()); })
+      .def("front_stats",
+           [](const PyEngine& self) { return front_stats(self.engine->front_stats()); });
+}
+
+}  // namespace servolley::bindings
