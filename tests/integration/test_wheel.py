@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import models
 import pytest
+
+import models
 
 ROOT = Path(__file__).resolve().parents[2]
 # What every Linux of the wheel's platform tag has: the list of PEP 600's manylinux policies, as far as we
@@ -48,8 +49,10 @@ def clean_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the wheel and the [cpu] extra, and only what those pull in."""
     venv = tmp_path_factory.mktemp("clean") / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    pip = [venv / "bin" / "python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:"]
-    subprocess.run([*pip, f"{wheel}[cpu]"], check=True, timeout=600)
+    pip = [str(venv / "bin" / "python"), "-m", "pip"]
+    subprocess.run(
+        [*pip, "install", "--quiet", "--only-binary", ":all:", f"{wheel}[cpu]"], check=True, timeout=600
+    )
     return venv
 
 

@@ -1,4 +1,4 @@
-"""Trains, imports, serves and asks; exit code 1 if an answer is not scikit-learn's or the shutdown not clean."""
+"""Trains, imports, serves and asks. Exit code 1: an answer is not scikit-learn's, or no clean shutdown."""
 
 from __future__ import annotations
 
