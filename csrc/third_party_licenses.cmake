@@ -37,6 +37,8 @@ third_party("Boost" "headers compiled in" BSL-1.0 https://www.boost.org/LICENSE_
   "${docs}/libboost1.*-dev/copyright" "${docs}/libboost-dev/copyright")
 third_party("fast_float" "headers compiled in" MIT https://github.com/fastfloat/fast_float
   "${docs}/libfast-float-dev/copyright")
+third_party("protozero" "headers compiled in" BSD-2-Clause https://github.com/mapbox/protozero
+  "${docs}/libprotozero-dev/copyright")
 third_party("pybind11" "headers compiled in" BSD-3-Clause https://github.com/pybind/pybind11
   "${pybind11_DIR}/../../../../pybind11-*.dist-info/licenses/LICENSE"
   "${docs}/pybind11-dev/copyright" "${docs}/python3-pybind11/copyright")

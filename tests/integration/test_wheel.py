@@ -87,7 +87,7 @@ def test_wheel_carries_stubs_marker_and_licences(wheel: Path) -> None:
     assert {"servolley/py.typed", "servolley/_core.pyi"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cc", ".h", ".a"))]
-    for work in ("Boost", "fast_float", "pybind11", "zlib"):
+    for work in ("Boost", "fast_float", "protozero", "pybind11", "zlib"):
         assert re.search(rf"^{work} \(", licences, re.MULTILINE), work
     assert "Permission is hereby granted" in licences
     assert "grpc" not in requirements.lower()
