@@ -79,3 +79,14 @@ def _with_dotted_path(message: str) -> str:
     # msgspec ends its texts with " - at `$.batching.max_batch_size`".
     text, separator, path = message.rpartition(" - at `$")
     return f"'{path.rstrip('`').lstrip('.')}': {text}" if separator else message
+
+
+def apply_flags(settings: S, flags: dict[str, dict[str, Any]]) -> S:
+    """``settings`` with command-line values (section -> key -> value, None = not given) put over them."""
+    document = msgspec.to_builtins(settings)
+    for section, values in flags.items():
+        document[section] |= {key: value for key, value in values.items() if value is not None}
+    try:
+        return msgspec.convert(document, type=type(settings), dec_hook=_decode_custom)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_dotted_path(str(error))) from error

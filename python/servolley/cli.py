@@ -1,0 +1,136 @@
+"""The command line. Everything heavy is imported by the command that needs it."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from servolley.config.settings import ServerSettings
+
+
+def main(arguments: "Sequence[str] | None" = None) -> int:
+    parsed = build_parser().parse_args(arguments)
+    if parsed.version:
+        import servolley
+
+        print(f"servolley {servolley.__version__}")
+        return 0
+    if parsed.command == "serve":
+        return _serve(parsed)
+    build_parser().print_help(sys.stderr)
+    return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="servolley", description="An inference server for people who count microseconds."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_serve(commands)
+    return parser
+
+
+def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model repository or one model",
+        description="Serves PATH: a model repository (<model>/<version>/model.onnx), one model's directory, or "
+        "a model file. Speaks the Open Inference Protocol (KServe V2) and TensorFlow Serving's REST API.",
+    )
+    serve.add_argument(
+        "path", nargs="?", metavar="PATH", help="model repository, model directory or model file"
+    )
+    add = serve.add_argument
+    add("--model-repository", metavar="PATH", help="the same as PATH")
+    add("--config", metavar="FILE", help="server settings (servolley.toml); flags win over it")
+    add("--name", help="the model's name, where PATH is one model")
+    add("--host", help="address to listen on (0.0.0.0)")
+    add("--port", "--http-port", type=int, help="TCP port (8000); 0 takes a free one and prints it")
+    add("--unix-socket", metavar="PATH", help="listen on a UNIX socket as well")
+    add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
+    add("--reuse-port", action="store_true", default=None, help="share the port with other servers")
+    add("--max-connections", type=int, metavar="N", help="connections at once (10000)")
+    add("--max-body-size", metavar="SIZE", help="largest request body, e.g. 64MiB (64MiB)")
+    add("--pool-size", metavar="SIZE", help="tensor memory in all, e.g. 4GiB")
+    add("--drain-timeout", type=float, metavar="SECONDS", help="how long SIGTERM waits for requests (30)")
+    add("--exit-on-error", action="store_true", default=None, help="end if a model cannot be loaded at start")
+    add(
+        "--strict-readiness",
+        choices=("true", "false"),
+        help="ready only while every model is available (true)",
+    )
+    add("--log-format", choices=("text", "json"), help="one line per record either way (text)")
+    add(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="least level that is written (info)",
+    )
+
+
+def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
+    """Defaults, then the file, then the flags. Raises ConfigError."""
+    from pathlib import Path
+
+    from servolley.config.settings import ServerSettings
+    from servolley.config.strict import ConfigError, apply_flags, load_toml
+
+    if parsed.path and parsed.model_repository:
+        raise ConfigError("give PATH or --model-repository, not both")
+    settings = load_toml(Path(parsed.config), ServerSettings) if parsed.config else ServerSettings()
+    strict = None if parsed.strict_readiness is None else parsed.strict_readiness == "true"
+    flags: dict[str, dict[str, Any]] = {
+        "repository": {
+            "path": parsed.path or parsed.model_repository,
+            "name": parsed.name,
+            "exit_on_error": parsed.exit_on_error,
+            "strict_readiness": strict,
+        },
+        "http": {
+            "host": parsed.host,
+            "port": parsed.port,
+            "unix_socket": parsed.unix_socket,
+            "metrics_port": parsed.metrics_port,
+            "reuse_port": parsed.reuse_port,
+            "max_connections": parsed.max_connections,
+        },
+        "limits": {
+            "max_body_size": parsed.max_body_size,
+            "pool_size": parsed.pool_size,
+            "drain_timeout_s": parsed.drain_timeout,
+        },
+        "log": {"format": parsed.log_format, "level": parsed.log_level},
+    }
+    settings = apply_flags(settings, flags)
+    if settings.repository.path is None:
+        raise ConfigError("give PATH: a model repository, one model's directory, or a model file")
+    return settings
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from servolley.config.strict import ConfigError
+
+    try:
+        settings = settings_from(parsed)
+    except ConfigError as error:
+        return _fail(error)
+
+    from servolley.observe.logs import set_up_logging
+
+    set_up_logging(settings.log.format, settings.log.level)
+
+    from servolley.ort_library import RuntimeNotFoundError
+    from servolley.repository.layout import RepositoryError
+    from servolley.server import StartError, serve
+
+    try:
+        return serve(settings)
+    except (RepositoryError, RuntimeNotFoundError, StartError) as error:
+        return _fail(error)
+
+
+def _fail(error: Exception) -> int:
+    print(f"servolley: {error}", file=sys.stderr)
+    return 1

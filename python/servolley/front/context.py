@@ -1,0 +1,49 @@
+"""What the control routes may look at."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from servolley.repository.control import ModelControl, NoModelControl
+from servolley.status import not_found, unavailable
+
+if TYPE_CHECKING:
+    from servolley._core import Servable
+    from servolley.repository.manager import Manager
+    from servolley.repository.records import ModelRecord
+
+
+@dataclass(slots=True)
+class ServerContext:
+    """One server's state, as the routes see it. ``draining``: on its way down."""
+
+    version: str
+    manager: "Manager"
+    control: ModelControl = field(default_factory=NoModelControl)
+    draining: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.manager.ready and not self.draining
+
+    def model(self, name: str) -> "ModelRecord":
+        """Raises StatusError NOT_FOUND, with Triton's text."""
+        record = self.manager.models.get(name)
+        if record is None:
+            raise not_found(f"Request for unknown model: '{name}' is not found")
+        return record
+
+    def servable(self, name: str, version: str | None) -> "tuple[ModelRecord, Servable]":
+        """The version asked for, or the highest available. Raises StatusError, with the core's texts."""
+        record = self.model(name)
+        available = record.available()
+        if version is None:
+            default = record.default_version()
+            if default is None:
+                raise unavailable(f"Request for unknown model: '{name}' has no version at ready state")
+            return record, available[default]
+        servable = available.get(int(version))
+        if servable is None:
+            raise not_found(
+                f"Request for unknown model: '{name}' version {int(version)} is not at ready state"
+            )
+        return record, servable

@@ -1,0 +1,44 @@
+"""/metrics, under its own name and under TensorFlow Serving's."""
+
+from typing import TYPE_CHECKING
+
+from servolley.front.calls import Call, Reply
+from servolley.front.router import Router
+
+if TYPE_CHECKING:
+    from servolley._core import Engine
+    from servolley.observe.metrics import Snapshot
+    from servolley.repository.manager import Manager
+
+
+class MetricsRoutes:
+    """``engine`` and ``manager`` are read on the loop at the moment of the scrape."""
+
+    def __init__(self, engine: "Engine", manager: "Manager", version: str) -> None:
+        self._engine = engine
+        self._manager = manager
+        self._version = version
+
+    def register(self, router: Router) -> None:
+        router.add(r"/metrics/?|/monitoring/prometheus/metrics", {"GET": self.metrics})
+
+    async def metrics(self, _: Call) -> Reply:
+        # Imported at the first scrape: a server that nobody scrapes does not carry it.
+        from servolley.observe.metrics import CONTENT_TYPE, render
+
+        return Reply(200, await render(self._snapshot()), CONTENT_TYPE)
+
+    def _snapshot(self) -> "Snapshot":
+        from servolley.observe.metrics import ServableSnapshot, Snapshot
+
+        return Snapshot(
+            server_version=self._version,
+            runtime_version=self._engine.runtime_version,
+            servables=[
+                ServableSnapshot(model.name, version, servable.load_ns / 1e9, servable.stats())
+                for model in self._manager.models.values()
+                for version, servable in model.available().items()
+            ],
+            pool=self._engine.pool_stats(),
+            front=self._engine.front_stats(),
+        )

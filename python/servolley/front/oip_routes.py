@@ -1,0 +1,158 @@
+"""The control calls of the Open Inference Protocol, as Triton extends and clients use them."""
+
+import logging
+from typing import Any, NoReturn
+
+from servolley.front import oip_model_json as oip
+from servolley.front.calls import Call, Reply, error_reply, json_reply
+from servolley.front.context import ServerContext
+from servolley.front.router import Router
+from servolley.status import invalid_argument, unimplemented
+
+# What is really implemented, in Triton's order.
+EXTENSIONS = ["classification", "model_configuration", "binary_tensor_data", "parameters", "statistics"]
+
+_MODEL = r"/v2/models/(?P<model>[^/]+)"
+_VERSION = r"(?:/versions/(?P<version>[0-9]+))?"
+_REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
+
+_EMPTY = Reply(200)
+
+
+class OipRoutes:
+    """Handlers over one server's context."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    def register(self, router: Router) -> None:
+        router.add(r"/v2/health/live", {"GET": self.live})
+        router.add(r"/v2/health/ready", {"GET": self.ready})
+        router.add(r"/v2", {"GET": self.server_metadata})
+        router.add(r"/v2/models", {"GET": self.model_list})
+        router.add(r"/v2/models/stats", {"GET": self.all_statistics})
+        router.add(_MODEL + _VERSION, {"GET": self.model_metadata})
+        router.add(_MODEL + _VERSION + "/ready", {"GET": self.model_ready})
+        router.add(_MODEL + _VERSION + "/config", {"GET": self.model_config})
+        router.add(_MODEL + _VERSION + "/stats", {"GET": self.model_statistics})
+        # The core answers POST itself; what comes here has the wrong verb.
+        router.add(_MODEL + _VERSION + "/infer", {"POST": self.not_reached})
+        router.add(_REPOSITORY + "/index", {"POST": self.index})
+        router.add(_REPOSITORY + r"/models/(?P<model>[^/]+)/load", {"POST": self.load})
+        router.add(_REPOSITORY + r"/models/(?P<model>[^/]+)/unload", {"POST": self.unload})
+        self._register_unbuilt(router)
+
+    def _register_unbuilt(self, router: Router) -> None:
+        def refuse(what: str) -> Any:
+            def handler(_: Call) -> NoReturn:
+                raise unimplemented(f"this server does not support {what}")
+
+            return handler
+
+        memory = {"GET": refuse("shared memory")}
+        change_memory = {"POST": refuse("shared memory")}
+        for kind in ("system", "cuda"):
+            path = rf"/v2/{kind}sharedmemory"
+            router.add(path + r"(?:/region/[^/]+)?/status", memory)
+            router.add(path + r"/region/[^/]+/register", change_memory)
+            router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
+        trace = refuse("trace settings")
+        router.add(r"/v2(?:/models/(?P<model>[^/]+))?/trace/setting", {"GET": trace, "POST": trace})
+        router.add(r"/v2/logging", {"GET": self.log_settings, "POST": refuse("changes of log settings")})
+        generate = {"POST": refuse("the generate extension")}
+        router.add(_MODEL + _VERSION + r"/generate(?:_stream)?", generate)
+
+    def live(self, _: Call) -> Reply:
+        return error_reply(503, "Server exiting") if self._context.draining else _EMPTY
+
+    def ready(self, _: Call) -> Reply:
+        return _EMPTY if self._context.ready else error_reply(503, "Server not ready")
+
+    def server_metadata(self, _: Call) -> Reply:
+        return json_reply({"name": "servolley", "version": self._context.version, "extensions": EXTENSIONS})
+
+    def model_list(self, _: Call) -> Reply:
+        return json_reply(
+            {
+                "models": [
+                    {
+                        "name": model.name,
+                        "versions": [str(version) for version in model.available()],
+                        "ready": bool(model.available()),
+                    }
+                    for model in self._context.manager.models.values()
+                ]
+            }
+        )
+
+    def model_metadata(self, call: Call) -> Reply:
+        version = call.params.get("version")
+        record, servable = self._context.servable(call.params["model"], version)
+        return json_reply(
+            oip.metadata(servable, record.available() if version is None else [servable.version])
+        )
+
+    def model_ready(self, call: Call) -> Reply:
+        record = self._context.model(call.params["model"])
+        version = call.params.get("version")
+        ready = record.available() if version is None else int(version) in record.available()
+        return _EMPTY if ready else error_reply(503, "Model version not ready")
+
+    def model_config(self, call: Call) -> Reply:
+        return json_reply(
+            oip.model_config(*self._context.servable(call.params["model"], call.params.get("version")))
+        )
+
+    def model_statistics(self, call: Call) -> Reply:
+        version = call.params.get("version")
+        record, servable = self._context.servable(call.params["model"], version)
+        servables = record.available().values() if version is None else [servable]
+        return json_reply({"model_stats": [oip.statistics(each) for each in servables]})
+
+    def all_statistics(self, _: Call) -> Reply:
+        models = self._context.manager.models.values()
+        return json_reply(
+            {"model_stats": [oip.statistics(each) for model in models for each in model.available().values()]}
+        )
+
+    def index(self, call: Call) -> Reply:
+        """The repository's name is accepted and ignored: there is one."""
+        only_ready = call.json_object().get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise invalid_argument("'ready' must be a boolean")
+        entries = [e for model in self._context.manager.models.values() for e in oip.index_entries(model)]
+        return json_reply([entry for entry in entries if not only_ready or entry["state"] == "READY"])
+
+    async def load(self, call: Call) -> Reply:
+        parameters = self._parameters(call)
+        await self._context.control.load(call.params["model"], parameters)
+        return _EMPTY
+
+    async def unload(self, call: Call) -> Reply:
+        parameters = self._parameters(call)
+        await self._context.control.unload(call.params["model"], parameters)
+        return _EMPTY
+
+    def _parameters(self, call: Call) -> dict[str, Any]:
+        if "repository" in call.params:
+            raise unimplemented("'repository_name' specification is not supported")
+        parameters = call.json_object().get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise invalid_argument("'parameters' must be a JSON object")
+        return parameters
+
+    def log_settings(self, _: Call) -> Reply:
+        level = logging.getLogger().level
+        return json_reply(
+            {
+                "log_file": "",
+                "log_info": level <= logging.INFO,
+                "log_warning": level <= logging.WARNING,
+                "log_error": level <= logging.ERROR,
+                "log_verbose_level": int(level <= logging.DEBUG),
+                "log_format": "ISO8601",
+            }
+        )
+
+    def not_reached(self, _: Call) -> NoReturn:
+        raise RuntimeError("the core did not recognise an inference call")

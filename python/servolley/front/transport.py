@@ -1,0 +1,203 @@
+"""One asyncio protocol for HTTP connections under uvloop. The core parses, answers and writes to the socket;
+this moves bytes and flags, with one bound core call per read."""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from servolley._core import CALLS, CLOSE, OUTPUT, PAUSE, RESUME, TICK, HttpConnection
+from servolley.front.calls import Call, Reply, error_reply, status_reply
+from servolley.front.linger import close_gently
+from servolley.status import StatusError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from servolley._core import ControlCall
+    from servolley.front.driver import Driver
+    from servolley.front.router import Router
+
+_log = logging.getLogger(__name__)
+
+_REFUSAL_BODY = b'{"error":"too many connections"}'
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_REFUSAL_BODY), _REFUSAL_BODY)
+)
+
+
+class HttpProtocol(asyncio.BaseProtocol):
+    """A connection. uvloop reads into ``get_buffer(sizehint)``, the core's own method, no frame of ours."""
+
+    __slots__ = (
+        "_core",
+        "_driver",
+        "_eof",
+        "_received",
+        "_router",
+        "_tasks",
+        "_transport",
+        "_unwritten",
+        "_writing_paused",
+        "get_buffer",
+    )
+
+    get_buffer: "Callable[[int], memoryview]"
+
+    def __init__(self, driver: "Driver", router: "Router") -> None:
+        core = HttpConnection(driver.engine)
+        core.owner = self
+        self._core: HttpConnection | None = core
+        self._received = core.received
+        self.get_buffer = core.get_buffer
+        self._driver = driver
+        self._router = router
+        self._transport: asyncio.Transport | None = None
+        self._writing_paused = False
+        self._unwritten = 0
+        self._eof = False
+        self._tasks: set[asyncio.Task[None]] | None = None
+
+    # --- asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        assert self._core is not None
+        self._transport = transport
+        if not self._driver.may_open():
+            self._refuse(transport)
+            return
+        # Nothing may stay in the transport unnoticed: the core writes to the same socket.
+        transport.set_write_buffer_limits(high=0)
+        self._driver.opened(self)
+        self._core.opened(transport.get_extra_info("socket").fileno())
+        self.act(self._core.attend())
+
+    def buffer_updated(self, nbytes: int) -> None:
+        flags = self._received(nbytes)
+        if flags:
+            if flags != TICK:
+                self.act(flags)
+            elif not self._driver.tick_scheduled:
+                self._driver.schedule_tick()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._core is None:
+            return False
+        self.act(self._core.eof_received())
+        return True  # answers under way may still be sent; the core says when to close
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self.write_progress()
+        self._driver.writing_stalled(self)
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._driver.writing_resumed(self)
+        if self._core is not None:
+            self.act(self._core.writable())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._detach()
+        self._transport = None
+        self._driver.lost(self)
+
+    # --- the driver ---
+
+    def act(self, flags: int) -> None:
+        """Does what the core asks for, until it asks for nothing."""
+        transport, core = self._transport, self._core
+        while flags and core is not None and transport is not None:
+            more = 0
+            if flags & TICK:
+                self._driver.schedule_tick()
+            if flags & PAUSE:
+                transport.pause_reading()
+            if flags & RESUME and not self._eof:
+                transport.resume_reading()
+            if flags & CALLS:
+                for call in core.take_calls():
+                    more |= self._dispatch(core, call)
+            if flags & OUTPUT:
+                more |= self._write(core, transport)
+            if flags & CLOSE and not more:
+                self._close(transport)
+                return
+            flags = more | (flags & CLOSE if more else 0)
+
+    def abort(self) -> None:
+        self._detach()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def write_progress(self) -> bool:
+        """Whether the transport holds less than when this was asked before."""
+        assert self._transport is not None
+        before, self._unwritten = self._unwritten, self._transport.get_write_buffer_size()
+        return self._unwritten < before
+
+    # --- this room ---
+
+    def _write(self, core: HttpConnection, transport: asyncio.Transport) -> int:
+        transport.writelines(core.take_output())
+        # With a high-water mark of 0 the transport pauses us exactly if something is left over.
+        return 0 if self._writing_paused else core.writable()
+
+    def _dispatch(self, core: HttpConnection, call: "ControlCall") -> int:
+        try:
+            answer = self._router.answer(Call.from_core(call))
+        except StatusError as error:
+            answer = status_reply(error)
+        except Exception:
+            answer = _internal_error(call)
+        if isinstance(answer, Reply):
+            return _respond(core, call.exchange, answer)
+        task = self._driver.loop.create_task(self._answer_later(call, answer))
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return 0
+
+    async def _answer_later(self, call: "ControlCall", answer: "Awaitable[Reply]") -> None:
+        try:
+            reply = await answer
+        except StatusError as error:
+            reply = status_reply(error)
+        except Exception:
+            reply = _internal_error(call)
+        if self._core is not None:
+            self.act(_respond(self._core, call.exchange, reply))
+
+    def _close(self, transport: asyncio.Transport) -> None:
+        self._detach()
+        if self._eof:
+            transport.close()
+        else:
+            close_gently(self._driver, transport, self.connection_lost)
+
+    def _refuse(self, transport: asyncio.Transport) -> None:
+        self._detach()
+        transport.write(_REFUSAL)
+        close_gently(self._driver, transport, self.connection_lost)
+
+    def _detach(self) -> None:
+        """The core lets go of the connection, while the descriptor is still ours; handlers are cancelled."""
+        core, self._core = self._core, None
+        if core is None:
+            return
+        core.closed()
+        core.owner = None
+        for task in tuple(self._tasks or ()):
+            task.cancel()
+
+
+def _respond(core: HttpConnection, exchange: int, reply: Reply) -> int:
+    return core.respond(exchange, reply.status, reply.body, reply.content_type, reply.extra_headers)
+
+
+def _internal_error(call: "ControlCall") -> Reply:
+    _log.exception("a handler failed", extra={"fields": {"method": call.method, "target": call.target}})
+    return error_reply(500, "internal server error")

@@ -1,0 +1,199 @@
+"""The composition root: engine, repository, routes, listeners, signals, drain."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from servolley import _core, listeners
+from servolley.front.context import ServerContext
+from servolley.front.driver import Driver
+from servolley.front.metrics_routes import MetricsRoutes
+from servolley.front.oip_routes import OipRoutes
+from servolley.front.router import Router
+from servolley.front.tfs_routes import TfsRoutes
+from servolley.front.transport import HttpProtocol
+from servolley.ort_library import find_ort_library
+from servolley.repository.layout import RepositoryError, scan
+from servolley.repository.manager import Manager
+
+if TYPE_CHECKING:
+    from servolley.config.settings import ServerSettings
+    from servolley.repository.layout import ModelOnDisk
+
+_log = logging.getLogger(__name__)
+
+# For unloading after the connections have gone, where the drain has used its time up.
+_LEAST_CLOSE_S = 5.0
+
+
+class StartError(Exception):
+    """The server cannot start; the text is for the user."""
+
+
+def serve(settings: "ServerSettings") -> int:
+    """Runs until a signal. Returns the exit code. Raises StartError, RuntimeNotFoundError and RepositoryError."""
+    if settings.repository.path is None:
+        raise RepositoryError("no model repository given")
+    found = scan(Path(settings.repository.path), settings.repository.name)
+    engine = _make_engine(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Server(settings, engine, found).run())
+
+
+def _make_engine(settings: "ServerSettings") -> _core.Engine:
+    limits = settings.limits
+    optional: dict[str, Any] = {
+        "pool_bytes": limits.pool_size,
+        "decoded_bytes": limits.max_decoded_size,
+        "queue_size": limits.queue_size,
+        "inline_threshold_us": settings.engine.inline_threshold_us,
+    }
+    try:
+        return _core.Engine(
+            ort_library=find_ort_library(settings.engine.ort_library),
+            body_bytes=limits.max_body_size,
+            request_timeout_us=limits.request_timeout_ms * 1000,
+            **{key: value for key, value in optional.items() if value is not None},
+        )
+    except _core.CoreError as error:
+        raise StartError(str(error)) from error
+
+
+class Server:
+    """One run of the server, inside its loop."""
+
+    def __init__(
+        self, settings: "ServerSettings", engine: _core.Engine, found: "dict[str, ModelOnDisk]"
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._found = found
+        self._listeners: list[listeners.Listener] = []
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        http = self._settings.http
+        limit = listeners.connection_limit(http.max_connections)
+        if limit < http.max_connections:
+            _log.warning(
+                "fewer connections than configured: the file limit", extra={"fields": {"limit": limit}}
+            )
+        self._driver = Driver(self._engine, loop, limit)
+        self._manager = Manager(self._engine, self._settings.repository, loop)
+        self._context = ServerContext(_core.__version__, self._manager)
+        self._driver.start()
+        try:
+            await self._listen()
+        except OSError as error:
+            await self._shut_down(drain_timeout_s=0)
+            raise StartError(f"cannot listen: {error.strerror or error}") from error
+        code = await self._load_models()
+        if code is None:
+            await self._stop.wait()
+            code = 0
+        await self._shut_down(self._settings.limits.drain_timeout_s)
+        return code
+
+    async def _listen(self) -> None:
+        """Before any model is loaded: live at once, ready when they are."""
+        http = self._settings.http
+        metrics = MetricsRoutes(self._engine, self._manager, _core.__version__)
+        everything = Router()
+        OipRoutes(self._context).register(everything)
+        TfsRoutes(self._context).register(everything)
+        metrics.register(everything)
+        driver, backlog = self._driver, http.backlog
+        main = await listeners.listen_tcp(
+            lambda: HttpProtocol(driver, everything),
+            http.host,
+            http.port,
+            backlog=backlog,
+            reuse_port=http.reuse_port,
+        )
+        self._add_listener(main, "listening on %s")
+        if http.unix_socket is not None:
+            local = await listeners.listen_unix(
+                lambda: HttpProtocol(driver, everything), http.unix_socket, backlog=backlog
+            )
+            self._add_listener(local, "listening on %s")
+        if http.metrics_port is not None:
+            only_metrics = Router()
+            metrics.register(only_metrics)
+            second = await listeners.listen_tcp(
+                lambda: HttpProtocol(driver, only_metrics),
+                http.host,
+                http.metrics_port,
+                backlog=backlog,
+                reuse_port=http.reuse_port,
+            )
+            self._add_listener(second, "metrics on %s/metrics")
+
+    def _add_listener(self, listener: listeners.Listener, message: str) -> None:
+        self._listeners.append(listener)
+        _log.info(message, listener.address)
+
+    async def _load_models(self) -> int | None:
+        """The first loads; the exit code if the server is to end."""
+        if not self._found:
+            _log.warning("the repository has no models")
+        loads = asyncio.create_task(self._manager.load_first(self._found))
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((loads, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not loads.done():
+            return 0
+        stop.cancel()
+        await loads  # its exception, if it had one
+        failures = self._manager.failures()
+        if failures and self._settings.repository.exit_on_error:
+            _log.error("ending: a model cannot be loaded")
+            return 1
+        fields = {
+            "models": len(self._found) - len({name for name, _, _ in failures}),
+            "failed": len(failures),
+        }
+        if self._manager.ready:
+            _log.info("ready", extra={"fields": fields})
+        else:
+            _log.warning("not ready: a model has no available version", extra={"fields": fields})
+        # What exists now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        return None
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
+            _log.warning("second signal: ending at once")
+            logging.shutdown()
+            os._exit(128 + number)
+        _log.info("draining", extra={"fields": {"signal": number.name}})
+        self._stop.set()
+
+    async def _shut_down(self, drain_timeout_s: float) -> None:
+        """Construction reversed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + drain_timeout_s
+        self._context.draining = True
+        for listener in self._listeners:
+            listener.close()
+        self._driver.begin_drain()
+        if not await self._driver.drained(drain_timeout_s):
+            _log.warning("connections were cut off: the drain timeout has passed")
+        try:
+            await asyncio.wait_for(self._manager.close(), max(deadline - loop.time(), _LEAST_CLOSE_S))
+        except TimeoutError:
+            # A load cannot be interrupted, and its thread would hold the interpreter back.
+            _log.warning("models were left loading or unloading: the drain timeout has passed")
+            logging.shutdown()
+            os._exit(0)
+        self._driver.stop()
+        self._engine.close()
+        _log.info("stopped")
