@@ -37,8 +37,8 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     serve = commands.add_parser(
         "serve",
         help="serve a model repository or one model",
-        description="Serves PATH: a model repository (<model>/<version>/model.onnx), one model's directory, or "
-        "a model file. Speaks the Open Inference Protocol (KServe V2) and TensorFlow Serving's REST API.",
+        description="Serves PATH: a model repository (<model>/<version>/model.onnx), one model's directory, "
+        "or a model file. Speaks the Open Inference Protocol (KServe V2) and TensorFlow Serving's REST API.",
     )
     serve.add_argument(
         "path", nargs="?", metavar="PATH", help="model repository, model directory or model file"

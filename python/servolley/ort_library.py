@@ -1,4 +1,4 @@
-"""Finds the ONNX Runtime library inside the installed wheel without importing the package, and numpy with it."""
+"""Finds the ONNX Runtime library inside the installed wheel without importing the package and numpy."""
 
 import importlib.util
 from pathlib import Path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from servolley import _core, listeners
+from servolley import _core
+from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
 from servolley.front.metrics_routes import MetricsRoutes
@@ -37,7 +38,7 @@ class StartError(Exception):
 
 
 def serve(settings: "ServerSettings") -> int:
-    """Runs until a signal. Returns the exit code. Raises StartError, RuntimeNotFoundError and RepositoryError."""
+    """Runs until a signal; returns the exit code. Raises StartError, RuntimeNotFoundError, RepositoryError."""
     if settings.repository.path is None:
         raise RepositoryError("no model repository given")
     found = scan(Path(settings.repository.path), settings.repository.name)

@@ -28,13 +28,14 @@ CORE_LAYERS = {
 # Who may import whom inside the Python package, beyond the own room.
 FRONT_ARROWS: dict[str, set[str]] = {
     "status": set(),
-    "_core": set(),
     "config": {"_core", "status"},
     "observe": {"_core", "status"},
     "repository": {"_core", "config", "observe", "status"},
     "front": {"_core", "config", "observe", "repository", "status"},
-    "server": {"_core", "config", "front", "observe", "repository", "status"},
-    "cli": {"_core", "config", "observe", "repository", "server", "status"},
+    "listeners": {"status"},
+    "ort_library": set(),
+    "server": {"_core", "config", "front", "listeners", "observe", "ort_library", "repository", "status"},
+    "cli": {"config", "observe", "ort_library", "repository", "server", "status"},
     "importers": set(),
     "demo": {"importers"},
     "__main__": {"cli"},

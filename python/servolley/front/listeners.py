@@ -47,7 +47,7 @@ async def listen_tcp(
 
 async def listen_unix(factory: ProtocolFactory, path: str, *, backlog: int) -> Listener:
     """Replaces a socket file that no server listens on any more. Raises OSError if one does."""
-    bound, inode = _bind_unix(Path(path).absolute())
+    bound, inode = _bind_unix(path)
     try:
         server = await asyncio.get_running_loop().create_unix_server(factory, sock=bound, backlog=backlog)
     except BaseException:
@@ -56,12 +56,13 @@ async def listen_unix(factory: ProtocolFactory, path: str, *, backlog: int) -> L
     return Listener(server, f"unix:{path}", unix_inode=inode)
 
 
-def _bind_unix(path: Path) -> tuple[socket.socket, tuple[Path, int]]:
-    remove_stale_socket(path)
+def _bind_unix(path: str) -> tuple[socket.socket, tuple[Path, int]]:
+    absolute = Path(path).absolute()
+    remove_stale_socket(absolute)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        bound.bind(str(path))
-        return bound, (path, path.stat().st_ino)
+        bound.bind(path)
+        return bound, (absolute, absolute.stat().st_ino)
     except BaseException:
         bound.close()
         raise
