@@ -22,10 +22,12 @@
 
 namespace servolley::net {
 
+inline constexpr std::size_t kHeaderCountMax = 256;
+
 struct Http1Limits {
   std::size_t target_bytes = 8 << 10;   // 414 above
   std::size_t header_bytes = 64 << 10;  // request line and headers together: 431 above
-  std::size_t header_count = 100;       // 431 above
+  std::size_t header_count = 100;       // 431 above; at most kHeaderCountMax
   std::uint64_t body_bytes = std::uint64_t{64}
                              << 20;    // 413 above; the handler may lower it per call
   std::size_t chunks = 65536;          // non-empty chunks of one body: 400 above
@@ -33,9 +35,13 @@ struct Http1Limits {
   std::size_t unsent_bytes = 4 << 20;  // answers queued before reading pauses
   Duration header_timeout =
       std::chrono::seconds(10);  // first byte of a call to the end of its head: 408
-  Duration body_timeout = std::chrono::seconds(30);   // without progress in a body: 408
+  // Without progress (1 KiB, or the rest) in a body: 408.
+  Duration body_timeout = std::chrono::seconds(30);
   Duration idle_timeout = std::chrono::seconds(300);  // keep-alive without a call: closed silently
   Duration write_timeout = std::chrono::seconds(60);  // unsent output without progress: dropped
+  // After a refused body: how long its rest is read and thrown away before the connection closes.
+  // Closing at once would reset the connection, and the client would never see the answer.
+  Duration linger_timeout = std::chrono::seconds(2);
 };
 
 struct Header {
@@ -46,7 +52,8 @@ struct Header {
 // The head of a call. Views die with the handler's call that received them.
 struct RequestHead {
   std::string_view method;  // as sent; methods are case-sensitive
-  std::string_view target;  // as sent: origin form, undecoded, with the query
+  // As sent: undecoded, with the query. Starts with '/', or is an absolute "http(s)://..." (ASCII).
+  std::string_view target;
   std::span<const Header> headers;
   std::optional<std::uint64_t> content_length;
   bool chunked = false;
@@ -79,6 +86,7 @@ struct HttpRequest {
 class Http1Handler {
  public:
   virtual ~Http1Handler() = default;
+  // Once per call, also if it has no body, and before its on_request.
   virtual BodyPlan plan_body(const RequestHead& head) = 0;
   // A complete call. May answer at once through Http1Connection::respond, or at any later time.
   virtual void on_request(HttpRequest&& request) = 0;
@@ -86,11 +94,11 @@ class Http1Handler {
 
 struct ResponseHead {
   int status = 200;
-  std::string_view content_type;          // empty: no such header
-  std::size_t inference_json_length = 0;  // > 0: Inference-Header-Content-Length
-  std::string_view content_encoding;      // empty: no such header
-  std::string_view extra;                 // rendered lines "Name: value\r\n...", may be empty
-  bool close = false;                     // close the connection after this answer
+  std::string_view content_type = {};      // empty: no such header
+  std::size_t inference_json_length = 0;   // > 0: Inference-Header-Content-Length
+  std::string_view content_encoding = {};  // empty: no such header
+  std::string_view extra = {};             // rendered lines "Name: value\r\n...", may be empty
+  bool close = false;                      // close the connection after this answer
 };
 
 // Where all connections of one loop read into while no large body is under way. A read is consumed
@@ -117,8 +125,8 @@ class Http1Connection {
   Http1Connection(const Http1Connection&) = delete;
   Http1Connection& operator=(const Http1Connection&) = delete;
 
-  // Where the next bytes go; never empty. Valid until received() or any other connection's
-  // receive_space() on the same scratch.
+  // Where the next bytes go; never empty. Valid until any other non-const member is called, or any
+  // other connection's receive_space() on the same scratch.
   std::span<std::byte> receive_space();
   // The first `bytes` of receive_space() were filled.
   void received(std::size_t bytes, TimePoint now);
@@ -126,15 +134,17 @@ class Http1Connection {
   void received_eof(TimePoint now);
 
   // Answers a call; each exactly once. Unknown exchanges (answered, or the connection failed) are
-  // ignored. Takes over the owners in `body`; small or ownerless segments are copied.
+  // ignored. Takes over the owners in `body` and leaves it empty; small or ownerless segments are
+  // copied. Never calls the handler, so it may be called from inside on_request.
   void respond(std::uint64_t exchange, const ResponseHead& head, Payload& body, TimePoint now);
 
   // Unsent bytes, at most `count` pieces; returns how many were filled. Valid until the next call
   // of any non-const member.
   std::size_t output(iovec* pieces, std::size_t count) const;
+  // May call the handler: calls that were read before a pause are parsed as soon as there is room.
   void sent(std::size_t bytes, TimePoint now);
-  // Moves everything unsent out, with the leases that keep it alive (pieces without an owner are copied into
-  // pooled memory first): it counts as sent, somebody else writes it.
+  // Moves everything unsent out, with the leases that keep it alive (pieces without an owner are
+  // copied into pooled memory first): it counts as sent, somebody else writes it.
   void take_output(Payload& output, TimePoint now);
   bool has_output() const;
 
@@ -145,8 +155,8 @@ class Http1Connection {
   bool wants_close() const;
   // Calls without an answer yet.
   std::size_t open_exchanges() const;
-  // No more calls are accepted: idle connections want to close, others answer with Connection:
-  // close.
+  // No more calls are accepted: idle connections want to close, others answer the calls under way
+  // (also one whose head has begun to arrive), the last one with Connection: close.
   void drain();
 
   TimePoint next_deadline() const;
