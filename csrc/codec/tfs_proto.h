@@ -17,14 +17,15 @@ struct TfsProtoHead {
 // Reads only the ModelSpec. INVALID_ARGUMENT if it is missing or the message is not well-formed.
 Result<TfsProtoHead> read_tfs_head(std::span<const std::byte> message);
 
-// Decodes a whole PredictRequest: tensor_content or typed fields (fewer values than elements: the last one
-// repeats; more: INVALID_ARGUMENT), output_filter. Shapes are not checked against the signature beyond
-// names and datatypes. A signature name other than serving_default: FAILED_PRECONDITION.
+// Decodes a whole PredictRequest: tensor_content or typed fields (fewer values than elements: the
+// last one repeats; more: INVALID_ARGUMENT), output_filter. Shapes are not checked against the
+// signature beyond names and datatypes. A signature name other than serving_default:
+// FAILED_PRECONDITION.
 Status decode_tfs_proto(std::span<const std::byte> message, const DecodeContext& context,
                         InferRequest& out);
 
-// Encodes a PredictResponse with model_spec (name, resolved version, signature). `tensor_content`: dense
-// bytes instead of the typed *_val fields that TensorFlow Serving's clients read by default.
+// Encodes a PredictResponse with model_spec (name, resolved version, signature). `tensor_content`:
+// dense bytes instead of the typed *_val fields that TensorFlow Serving's clients read by default.
 Status encode_tfs_proto(const InferRequest& request, std::span<const OutputView> outputs,
                         const EncodeContext& context, bool tensor_content, Payload& payload);
 

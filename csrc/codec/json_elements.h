@@ -1,0 +1,229 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+
+#include "codec/element_store.h"
+#include "codec/half.h"
+#include "codec/json_reader.h"
+#include "codec/number_parse.h"
+
+namespace servolley::codec {
+
+// Reading the elements of one innermost array, by element type. Each has
+//   bool begin_declared(elements)      room for exactly that many
+//   bool begin_inferred(text_bytes)    room for what that much text may hold; grows
+//   bool row(count)                    the cursor is behind '['; reads to behind ']'
+//   bool one()                         reads a single element
+//   bool finish(shape, out)            hands the tensor over
+
+// Says what is wrong with the element at the cursor. Always false.
+bool fail_element(const TensorSource& source, std::string_view expected);
+
+// The careful way for numbers of any form: strict grammar, correct rounding, exact ranges.
+bool read_careful(const TensorSource& source, float& out);
+bool read_careful(const TensorSource& source, double& out);
+// An integer from -2^63 to 2^64-1 that must lie in [least, most].
+bool read_careful_integer(const TensorSource& source, std::int64_t least, std::uint64_t most,
+                          bool& negative, std::uint64_t& magnitude);
+
+struct Fp16 {
+  std::uint16_t bits;
+};
+struct Bf16 {
+  std::uint16_t bits;
+};
+struct Bool {
+  std::uint8_t value;
+};
+
+template <class T>
+const char* parse_element(const char* at, T& out) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return parse_quick(at, out);
+  } else if constexpr (std::is_integral_v<T>) {
+    return parse_quick_integer(at, out);
+  } else if constexpr (std::is_same_v<T, Bool>) {
+    out.value = *at == 't';
+    if (std::memcmp(at, "true", 4) == 0) return at + 4;
+    return std::memcmp(at, "false", 5) == 0 ? at + 5 : nullptr;
+  } else {
+    double value = 0;
+    at = parse_quick(at, value);
+    out.bits = std::is_same_v<T, Fp16> ? fp16_from_double(value) : bf16_from_double(value);
+    return at;
+  }
+}
+
+template <class T>
+bool read_element_careful(const TensorSource& source, T& out) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return read_careful(source, out);
+  } else if constexpr (std::is_integral_v<T>) {
+    bool negative = false;
+    std::uint64_t magnitude = 0;
+    if (!read_careful_integer(source, static_cast<std::int64_t>(std::numeric_limits<T>::min()),
+                              static_cast<std::uint64_t>(std::numeric_limits<T>::max()), negative,
+                              magnitude)) {
+      return false;
+    }
+    out = static_cast<T>(negative ? 0 - magnitude : magnitude);
+    return true;
+  } else if constexpr (std::is_same_v<T, Bool>) {
+    bool value = false;
+    if (source.reader.peek() != JsonKind::kBool) return fail_element(source, "true or false");
+    if (!source.reader.read_bool(value)) return false;
+    out.value = value;
+    return true;
+  } else {
+    double value = 0;
+    if (!read_careful(source, value)) return false;
+    out.bits = std::is_same_v<T, Fp16> ? fp16_from_double(value) : bf16_from_double(value);
+    return true;
+  }
+}
+
+// Elements of a fixed size.
+template <class T>
+class FixedElements {
+ public:
+  explicit FixedElements(const TensorSource& source) : store_(source) {}
+
+  const TensorSource& source() const { return store_.source(); }
+  bool begin_declared(std::size_t elements) {
+    if (!store_.begin_declared(elements * sizeof(T))) return false;
+    place(0);
+    return true;
+  }
+  bool begin_inferred(std::size_t text_bytes) {
+    if (!store_.begin_inferred((text_bytes / 8 + 8) * sizeof(T))) return false;
+    place(0);
+    return true;
+  }
+  bool finish(const Shape& shape, InputTensor& out) { return store_.finish(used(), shape, out); }
+  std::size_t elements() const { return used() / sizeof(T); }
+
+  bool one() {
+    if (next_ == room_ && !grow()) return false;
+    const char* const behind = parse(reader().at(), reader().end(), *next_);
+    if (behind) {
+      reader().move_to(behind);
+    } else if (!read_element_careful(source(), *next_)) {
+      return false;
+    }
+    ++next_;
+    return true;
+  }
+
+  bool row(std::size_t& count) {
+    reader().skip_space();
+    const char* at = reader().at();
+    const char* const end = reader().end();
+    if (at != end && *at == ']') {
+      reader().move_to(at + 1);
+      count = 0;
+      return true;
+    }
+    const T* first = next_;
+    std::size_t counted = 0;
+    T* next = next_;
+    for (;;) {
+      if (next == room_) [[unlikely]] {
+        counted += static_cast<std::size_t>(next - first);
+        next_ = next;
+        reader().move_to(at);
+        if (!grow()) return false;
+        first = next = next_;
+      }
+      if (const char* const behind = parse(at, end, *next)) [[likely]] {
+        at = behind;
+      } else {
+        next_ = next;
+        reader().move_to(at);
+        if (!read_element_careful(source(), *next)) return false;
+        at = reader().at();
+      }
+      ++next;
+      if (at != end && *at == ',') [[likely]] {
+        ++at;
+      } else {
+        reader().move_to(at);
+        reader().skip_space();
+        at = reader().at();
+        if (at == end) return reader().fail_syntax("an array is not closed");
+        if (*at == ']') break;
+        if (*at != ',') return reader().fail_syntax("expected ',' or ']'");
+        ++at;
+      }
+      // Not skip_space: at most one space is the usual case.
+      while (at != end && static_cast<unsigned char>(*at) <= ' ') {
+        if (*at != ' ' && *at != '\n' && *at != '\r' && *at != '\t') break;
+        ++at;
+      }
+    }
+    next_ = next;
+    count = counted + static_cast<std::size_t>(next - first);
+    reader().move_to(at + 1);
+    return true;
+  }
+
+ private:
+  JsonReader& reader() const { return source().reader; }
+  std::size_t used() const {
+    return static_cast<std::size_t>(reinterpret_cast<std::byte*>(next_) - store_.begin());
+  }
+  void place(std::size_t used) {
+    next_ = reinterpret_cast<T*>(store_.begin() + used);
+    const auto room = static_cast<std::size_t>(store_.end_of_room() - store_.begin());
+    room_ = reinterpret_cast<T*>(store_.begin()) + room / sizeof(T);
+  }
+  bool grow() {
+    const std::size_t kept = used();
+    if (!store_.grow(kept, sizeof(T))) return false;
+    place(kept);
+    return true;
+  }
+  static const char* parse(const char* at, const char* end, T& out) {
+    if (end - at >= kNumberReadAhead) [[likely]]
+      return parse_element(at, out);
+    return parse_near_end(at, end, out);
+  }
+  // Reads a copy with zeros behind it, which end every number.
+  static const char* parse_near_end(const char* at, const char* end, T& out) {
+    std::array<char, 2 * kNumberReadAhead> copy{};
+    std::memcpy(copy.data(), at, static_cast<std::size_t>(end - at));
+    const char* const behind = parse_element(copy.data(), out);
+    return behind ? at + (behind - copy.data()) : nullptr;
+  }
+
+  ElementStore store_;
+  T* next_ = nullptr;
+  T* room_ = nullptr;
+};
+
+// BYTES: JSON strings, or base64 objects where the source allows them.
+class BytesElements {
+ public:
+  explicit BytesElements(const TensorSource& source) : store_(source) {}
+
+  const TensorSource& source() const { return store_.source(); }
+  bool begin_declared(std::size_t elements);
+  bool begin_inferred(std::size_t text_bytes);
+  bool finish(const Shape& shape, InputTensor& out) { return store_.finish(used_, shape, out); }
+  std::size_t elements() const { return elements_; }
+  bool one();
+  bool row(std::size_t& count);
+
+ private:
+  bool read_base64_object();
+  bool put(std::string_view raw, bool escaped, bool base64);
+
+  ElementStore store_;
+  std::size_t used_ = 0;
+  std::size_t elements_ = 0;
+  std::size_t most_elements_ = static_cast<std::size_t>(-1);
+};
+
+}  // namespace servolley::codec
