@@ -336,14 +336,60 @@ def sequence_output() -> onnx.ModelProto:
     return model
 
 
+def misdeclared() -> onnx.ModelProto:
+    """Declares ``OUTPUT0`` [4,4] where inference finds [1,4]: the runtime warns while it loads."""
+    return _model(
+        "misdeclared",
+        [helper.make_node("Neg", ["INPUT0"], ["OUTPUT0"])],
+        [_value("INPUT0", [1, 4])],
+        [_value("OUTPUT0", [4, 4])],
+    )
+
+
+def rank17() -> onnx.ModelProto:
+    """More dimensions than the server takes."""
+    dims: Dims = ["batch"] + [1] * 16
+    return identity("FP32", dims)
+
+
+def external_in_subgraph(location: str = "../../secret.bin") -> onnx.ModelProto:
+    """The same trick as ``external_weights`` from inside a branch."""
+    bias = TensorProto(name="bias", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    bias.external_data.add(key="location", value=location)
+
+    def branch(name: str, operator: str) -> onnx.GraphProto:
+        graph = helper.make_graph(
+            [helper.make_node(operator, ["INPUT0", "bias"], [name])], name, [], [_value(name, ["batch", 4])]
+        )
+        graph.initializer.append(bias)
+        return graph
+
+    return _model(
+        "external_in_subgraph",
+        [
+            helper.make_node(
+                "If",
+                ["yes"],
+                ["OUTPUT0"],
+                then_branch=branch("then", "Add"),
+                else_branch=branch("else", "Sub"),
+            )
+        ],
+        [_value("INPUT0", ["batch", 4]), _value("yes", [], TensorProto.BOOL)],
+        [_value("OUTPUT0", ["batch", 4])],
+    )
+
+
 def float8_input() -> onnx.ModelProto:
     """An input of a type that the protocol cannot carry."""
-    return _model(
+    model = _model(
         "float8_input",
         [helper.make_node("Cast", ["narrow"], ["OUTPUT0"], to=TensorProto.FLOAT)],
         [_value("narrow", ["batch", 4], TensorProto.FLOAT8E4M3FN)],
         [_value("OUTPUT0", ["batch", 4])],
     )
+    model.opset_import[0].version = 19  # the first that casts from it
+    return model
 
 
 def heavy(megabytes: int = 50) -> onnx.ModelProto:
@@ -394,10 +440,13 @@ MODELS: Final[dict[str, Callable[[], onnx.ModelProto]]] = {
     "passthrough": passthrough,
     "unknown_rank": unknown_rank,
     "sequence_output": sequence_output,
+    "misdeclared": misdeclared,
+    "rank17": rank17,
     "float8_input": float8_input,
     "heavy": heavy,
     "external_outside": lambda: external_weights("../../secret.bin"),
     "external_absolute": lambda: external_weights("/etc/hostname"),
+    "external_in_subgraph": external_in_subgraph,
     "external_inside": lambda: external_weights("weights.bin"),
 }
 

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/status.h"
 #include "device/device.h"
@@ -22,6 +25,11 @@ class OrtLibrary {
   virtual std::vector<std::string> providers() const = 0;  // "CPUExecutionProvider", ...
 };
 
+// Receives what ONNX Runtime logs (warnings and worse): severity 2 warning, 3 error, 4 fatal, and
+// one line of text. Called from any thread. nullptr = stderr, which is also the default.
+using LogSink = void (*)(int severity, std::string_view message);
+void set_log_sink(LogSink sink);
+
 struct OrtOptions {
   DeviceId device;
   int intra_op_threads = 0;  // 0: the processors that the cgroup and affinity grant
@@ -31,7 +39,14 @@ struct OrtOptions {
   int graph_optimization = 99;  // ONNX Runtime's numbers: 0 off, 1 basic, 2 extended, 99 all
   bool memory_arena = true;
   bool memory_pattern = true;
-  // Outputs whose shape follows from the inputs are bound to memory of this pool.
+  // Gives what a run left unused in the arena back to the system after every run: less resident
+  // memory for a slower run.
+  bool shrink_arena = false;
+  // A run whose output is larger than this is answered with RESOURCE_EXHAUSTED: what a model makes
+  // of a client's numbers (Expand, Tile, NonZero) must have a limit.
+  std::size_t max_output_bytes = std::size_t{2} << 30;
+  // Where outputs whose shape follows from the inputs, and what must be copied, lie. Host memory;
+  // required; must outlive the runner and every output.
   Pool* pool = nullptr;
 };
 

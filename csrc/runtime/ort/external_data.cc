@@ -1,0 +1,140 @@
+#include "runtime/ort/external_data.h"
+
+#include <cstdint>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <new>
+#include <optional>
+#include <protozero/pbf_reader.hpp>
+
+namespace servolley::ort {
+namespace {
+
+using protozero::pbf_reader;
+
+// Deeper than any parser of ONNX files goes (protobuf's own limit is 100 messages).
+constexpr int kDeepest = 100;
+// Protobuf's limit on one message.
+constexpr std::uintmax_t kLargestModel = std::uintmax_t{1} << 31;
+
+// A message of onnx.proto: which fields lead to tensors. Numbers are those of the published schema.
+enum class Message { kModel, kTraining, kGraph, kFunction, kNode, kAttribute, kSparse, kTensor };
+
+std::optional<Message> child_of(Message message, protozero::pbf_tag_type field) {
+  switch (message) {
+    case Message::kModel:
+      if (field == 7) return Message::kGraph;
+      if (field == 20) return Message::kTraining;
+      if (field == 25) return Message::kFunction;
+      break;
+    case Message::kTraining:
+      if (field == 1 || field == 2) return Message::kGraph;
+      break;
+    case Message::kGraph:
+      if (field == 1) return Message::kNode;
+      if (field == 5) return Message::kTensor;
+      if (field == 15) return Message::kSparse;
+      break;
+    case Message::kFunction:
+      if (field == 7) return Message::kNode;
+      if (field == 11) return Message::kAttribute;
+      break;
+    case Message::kNode:
+      if (field == 5) return Message::kAttribute;
+      break;
+    case Message::kAttribute:
+      if (field == 5 || field == 10) return Message::kTensor;
+      if (field == 6 || field == 11) return Message::kGraph;
+      if (field == 22 || field == 23) return Message::kSparse;
+      break;
+    case Message::kSparse:
+      if (field == 1 || field == 2) return Message::kTensor;
+      break;
+    case Message::kTensor:
+      break;
+  }
+  return std::nullopt;
+}
+
+Status check_entry(pbf_reader entry) {
+  std::string_view key;
+  std::string_view value;
+  while (entry.next()) {
+    if (entry.wire_type() != protozero::pbf_wire_type::length_delimited ||
+        (entry.tag() != 1 && entry.tag() != 2)) {
+      entry.skip();
+      continue;
+    }
+    const auto text = entry.get_view();
+    (entry.tag() == 1 ? key : value) = {text.data(), text.size()};
+  }
+  if (key != "location" || stays_inside(value)) return {};
+  return invalid_argument(
+      "the model names external data outside its own folder; that is not allowed");
+}
+
+Status check_message(pbf_reader reader, Message message, int depth) {
+  if (depth > kDeepest) return invalid_argument("the model is nested too deeply");
+  constexpr protozero::pbf_tag_type kExternalData = 13;
+  while (reader.next()) {
+    if (reader.wire_type() != protozero::pbf_wire_type::length_delimited) {
+      reader.skip();
+    } else if (message == Message::kTensor && reader.tag() == kExternalData) {
+      SERVOLLEY_TRY(check_entry(reader.get_message()));
+    } else if (const auto child = child_of(message, reader.tag())) {
+      SERVOLLEY_TRY(check_message(reader.get_message(), *child, depth + 1));
+    } else {
+      reader.skip();
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+bool stays_inside(std::string_view location) {
+  if (location.empty() || location.front() == '/' ||
+      location.find('\0') != std::string_view::npos ||
+      location.find('\\') != std::string_view::npos) {
+    return false;
+  }
+  // ONNX Runtime's own mark for "the offset is an address in this process".
+  if (location.find("_ORT_MEM_ADDR_") != std::string_view::npos) return false;
+  while (!location.empty()) {
+    const std::size_t slash = location.find('/');
+    if (location.substr(0, slash) == "..") return false;
+    if (slash == std::string_view::npos) break;
+    location.remove_prefix(slash + 1);
+  }
+  return true;
+}
+
+Status check_external_data(std::span<const char> model) {
+  try {
+    return check_message(pbf_reader(model.data(), model.size()), Message::kModel, 0);
+  } catch (const std::exception&) {  // the reader's way to say that the bytes end or make no sense
+    return invalid_argument("the file is not a readable ONNX model");
+  }
+}
+
+Status check_model_file(const std::string& path) {
+  std::error_code error;
+  const std::uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) return invalid_argument("the model file cannot be read");
+  if (size == 0) return invalid_argument("the model file is empty");
+  if (size > kLargestModel) {
+    return invalid_argument("the model file is larger than 2 GiB, which no ONNX file can be");
+  }
+  // Read, not mapped: a file that somebody truncates meanwhile must not end the process.
+  const auto bytes = static_cast<std::size_t>(size);
+  const std::unique_ptr<char[]> content(new (std::nothrow) char[bytes]);
+  if (!content) return {Code::kResourceExhausted, "no memory to read the model file"};
+  std::ifstream file(path, std::ios::binary);
+  file.read(content.get(), static_cast<std::streamsize>(bytes));
+  if (!file) return invalid_argument("the model file cannot be read");
+  return check_external_data(std::span<const char>(content.get(), bytes));
+}
+
+}  // namespace servolley::ort

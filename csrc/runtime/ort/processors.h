@@ -1,0 +1,13 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace servolley::ort {
+
+// The CPU quota in processors that the control groups of this process leave it (the least along the
+// path to the root; v2 and v1), nothing if there is no limit. `root` stands before /proc and
+// /sys/fs/cgroup.
+std::optional<double> cgroup_quota(const std::string& root);
+
+}  // namespace servolley::ort

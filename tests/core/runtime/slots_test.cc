@@ -1,0 +1,125 @@
+// Calls every slot that ort_abi.h declares, through a table whose functions count their calls: a
+// slot with a wrong number or wrong parameters does not survive this, and one that nothing calls
+// does not belong in the list.
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "runtime/fixture.h"
+#include "runtime/ort/ort_library.h"
+#include "runtime/ort/ort_session.h"
+
+using namespace servolley;
+using namespace servolley::ort;
+using namespace servolley::ort::testing;
+
+namespace {
+
+struct SlotCount {
+  std::size_t slot;
+  std::string name;
+  const std::atomic<int>* calls;
+};
+
+template <std::size_t Slot, class R, class... A>
+struct Counted {
+  static inline R (*real)(A...) = nullptr;
+  static inline std::atomic<int> calls{0};
+  static R call(A... arguments) {
+    calls.fetch_add(1);
+    return real(arguments...);
+  }
+};
+
+template <std::size_t Slot, class R, class... A>
+SlotCount count_calls(const char* name, R (*&function)(A...)) {
+  using Counter = Counted<Slot, R, A...>;
+  Counter::real = function;
+  function = &Counter::call;
+  return {Slot, name, &Counter::calls};
+}
+
+void run_once(Runner& runner, std::span<const TensorView> inputs) {
+  const auto executor = Runtime::executor_of(runner);
+  std::vector<OutputTensor> outputs(runner.signature().outputs.size());
+  const Status status = executor->run(inputs, 0, outputs);
+  CHECK_MESSAGE(status.ok(), status.message());
+}
+
+}  // namespace
+
+TEST_CASE("every declared slot is called and does what its name says") {
+  auto opened = open_table(library_path());
+  REQUIRE(opened);
+  abi::Functions counted = opened->functions;
+  std::vector<SlotCount> slots;
+#define SERVOLLEY_COUNT(slot, name, result, ...) \
+  slots.push_back(count_calls<slot>(#name, counted.name));
+  SERVOLLEY_ORT_SLOTS(SERVOLLEY_COUNT)
+#undef SERVOLLEY_COUNT
+  if (counted.has_shape) {
+    slots.push_back(count_calls<abi::kHasShapeSlot>("has_shape", counted.has_shape));
+  }
+
+  Pool pool(cpu_device(), {});
+  {
+    auto created = Library::create(counted, opened->version);
+    REQUIRE(created);
+    const std::shared_ptr<OrtLibrary> library = *created;
+    OrtOptions options;
+    options.pool = &pool;
+    options.intra_op_threads = 1;
+    const auto load = [&](const char* name) {
+      auto runner = load_model(library, model_path(name), options);
+      REQUIRE(runner);
+      return *runner;
+    };
+    // Bound outputs, an inferred shape, an error, strings in and out, an output that the runtime
+    // allocates; and the two switches that are off by default.
+    const std::vector<float> row(16, 1.0F);
+    const TensorView good[] = {floats({1, 16}, row)};
+    run_once(*load("tiny"), good);
+    const std::string packed = pack({"a", "bc"});
+    const TensorView strings[] = {bytes_of({1, 2}, packed)};
+    run_once(*load("identity_bytes"), strings);
+    const TensorView hits[] = {floats({4, 4}, row)};
+    run_once(*load("nonzero"), hits);
+    run_once(*load("scalar"), std::vector{floats({}, {1.0F})});
+    options.memory_arena = false;
+    options.memory_pattern = false;
+    run_once(*load("tiny"), good);
+    const TensorView bad[] = {floats({4, 4}, row)};
+    const auto executor = Runtime::executor_of(*load("tiny"));
+    std::vector<OutputTensor> outputs(1);
+    CHECK(executor->run(bad, 0, outputs).code() == Code::kInvalidArgument);
+
+    // The CUDA slots answer "not in this build" where there is no such provider, but they answer.
+    // Without the provider they all refuse; the last reads its options first, so it gets zeros.
+    abi::SessionOptions* session_options = nullptr;
+    REQUIRE_FALSE(counted.create_session_options(&session_options));
+    abi::CudaOptions* cuda = nullptr;
+    const char* key = "device_id";
+    const char* value = "0";
+    alignas(64) std::array<std::byte, 4096> zeros{};
+    const bool built_in = (*created)->has_provider("CUDAExecutionProvider");
+    abi::Error* errors[] = {
+        counted.create_cuda_options(&cuda), counted.update_cuda_options(cuda, &key, &value, 1),
+        counted.append_cuda(session_options,
+                            built_in ? cuda : reinterpret_cast<abi::CudaOptions*>(zeros.data()))};
+    for (abi::Error* error : errors) {
+      if (!built_in) CHECK(error != nullptr);
+      if (!error) continue;
+      CHECK(std::string(counted.error_message(error)) != "");
+      counted.release_error(error);
+    }
+    counted.release_cuda_options(cuda);
+    counted.release_session_options(session_options);
+  }
+  for (const SlotCount& slot : slots) {
+    CAPTURE(slot.slot);
+    CAPTURE(slot.name);
+    CHECK(slot.calls->load() > 0);
+  }
+}
