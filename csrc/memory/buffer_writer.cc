@@ -3,7 +3,7 @@
 namespace servolley {
 
 Status BufferWriter::grow(std::size_t more) {
-  if (size_ > limit_ || more > limit_ - size_) {
+  if (more > limit_ - size_) {
     return too_large("more than " + std::to_string(limit_) + " bytes");
   }
   const std::size_t wanted = std::max({size_ + more, buffer_.capacity() * 2, std::size_t{256}});
@@ -11,6 +11,7 @@ Status BufferWriter::grow(std::size_t more) {
   if (!grown) return std::move(grown).error();
   if (size_) std::memcpy(grown->data(), buffer_.data(), size_);
   buffer_ = std::move(*grown);
+  end_ = std::min(buffer_.capacity(), limit_);
   return {};
 }
 

@@ -20,11 +20,12 @@ class BufferWriter {
 
   // Makes room for `more` bytes behind the end.
   Status reserve(std::size_t more) {
-    if (buffer_.capacity() - size_ >= more) return {};
+    if (end_ - size_ >= more) return {};
     return grow(more);
   }
   std::byte* tail() const { return buffer_.data() + size_; }
-  std::size_t room() const { return buffer_.capacity() - size_; }
+  // How much may be written there: never beyond the limit, however large the buffer is.
+  std::size_t room() const { return end_ - size_; }
   // Counts bytes that were written at tail().
   void advance(std::size_t written) { size_ += written; }
   void append_reserved(const void* data, std::size_t bytes) {
@@ -44,6 +45,7 @@ class BufferWriter {
   // Hands over the buffer; the writer is empty again.
   Buffer take() {
     size_ = 0;
+    end_ = 0;
     return std::move(buffer_);
   }
   // Starts again in the same buffer.
@@ -55,6 +57,7 @@ class BufferWriter {
   Pool* pool_;
   Buffer buffer_;
   std::size_t size_ = 0;
+  std::size_t end_ = 0;  // the lesser of the buffer's capacity and the limit
   std::size_t limit_;
 };
 
