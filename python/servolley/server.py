@@ -38,7 +38,10 @@ class StartError(Exception):
 
 
 def serve(settings: "ServerSettings") -> int:
-    """Runs until a signal; returns the exit code. Raises StartError, RuntimeNotFoundError, RepositoryError."""
+    """Runs until a signal; returns the exit code.
+
+    Raises StartError, RuntimeNotFoundError and RepositoryError.
+    """
     if settings.repository.path is None:
         raise RepositoryError("no model repository given")
     found = scan(Path(settings.repository.path), settings.repository.name)

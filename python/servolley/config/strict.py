@@ -83,7 +83,7 @@ def _with_dotted_path(message: str) -> str:
 
 def apply_flags(settings: S, flags: dict[str, dict[str, Any]]) -> S:
     """``settings`` with command-line values (section -> key -> value, None = not given) put over them."""
-    document = msgspec.to_builtins(settings)
+    document = msgspec.to_builtins(settings, enc_hook=int)  # a ByteSize is the only custom type
     for section, values in flags.items():
         document[section] |= {key: value for key, value in values.items() if value is not None}
     try:

@@ -5,9 +5,9 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from servolley._core import CoreError, Servable, ServableOptions
+from servolley._core import CoreError, Servable
 from servolley.config.model import servable_options
 from servolley.config.settings import Repository as RepositorySettings
 from servolley.config.strict import ConfigError
@@ -15,6 +15,9 @@ from servolley.repository.layout import ModelOnDisk, read_class_labels
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
 from servolley.repository.versions import Load, State, aspired_versions, next_actions
 from servolley.status import Code
+
+if TYPE_CHECKING:
+    from servolley._core import ServableOptions
 
 _REMEMBERED_ENDS = 16  # versions at END that a model keeps showing
 
@@ -24,7 +27,7 @@ _log = logging.getLogger(__name__)
 class Loader(Protocol):
     """What the manager needs of servolley._core.Engine."""
 
-    def load(self, name: str, version: int, path: str, options: ServableOptions) -> Servable: ...
+    def load(self, name: str, version: int, path: str, options: "ServableOptions") -> Servable: ...
 
     def set_routes(
         self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]

@@ -1,0 +1,229 @@
+"""A stand-in for servolley._core with the same contract, for tests of what lies above it. It parses nothing:
+tests say which flags and calls come out of a read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+__version__ = "0.0-fake"
+
+TICK, CALLS, OUTPUT, PAUSE, RESUME, CLOSE = 1, 2, 4, 8, 16, 32
+
+
+class CoreError(Exception):
+    code = "INTERNAL"
+    http_status = 500
+
+
+def core_error(code: str, http_status: int, message: str) -> Exception:
+    # Imported by name at the point of use, so that it is the real class wherever the extension is built.
+    from servolley import _core
+
+    error = _core.CoreError(message)
+    error.code, error.http_status = code, http_status
+    return error
+
+
+@dataclass
+class ControlCall:
+    exchange: int = 1
+    method: str = "GET"
+    target: str = "/"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+
+
+@dataclass
+class TensorSpec:
+    name: str
+    datatype: str = "FP32"
+    tf_dtype: str = "DT_FLOAT"
+    shape: list[int] = field(default_factory=lambda: [-1, 16])
+    rank_known: bool = True
+
+
+def histogram(bounds: list[int], counts: list[int], total: int) -> dict[str, Any]:
+    return {"upper_bounds": bounds, "counts": counts, "sum": total}
+
+
+def stats(**changes: Any) -> dict[str, Any]:
+    latency = histogram([50_000, 100_000], [1, 2, 3], 1_500_000)
+    return {
+        "success_count": 6,
+        "success_ns": 9_000_000,
+        "fail_count": 1,
+        "fail_ns": 1_000,
+        "failures": {"REJECTED": 1, "CANCELED": 0, "BACKEND": 0, "OTHER": 0},
+        "responses": {"oip_http": {"OK": 4}, "tfs_http": {"OK": 2, "INVALID_ARGUMENT": 1}},
+        "queue_ns": 2_000_000,
+        "compute_input_ns": 1_000_000,
+        "compute_infer_ns": 4_000_000,
+        "compute_output_ns": 500_000,
+        "inference_count": 12,
+        "execution_count": 3,
+        "last_inference_ms": 1_700_000_000_000,
+        "pending": 5,
+        "batches": [
+            {
+                "rows": 4,
+                "executions": 3,
+                "compute_input_ns": 1,
+                "compute_infer_ns": 2,
+                "compute_output_ns": 3,
+            }
+        ],
+        "request_latency_ns": latency,
+        "queue_latency_ns": latency,
+        "compute_latency_ns": latency,
+        "batch_rows": histogram([1, 2, 4], [0, 1, 2, 0], 12),
+    } | changes
+
+
+POOL_STATS = {"in_use_bytes": 1, "high_water_bytes": 2, "cached_bytes": 3, "allocations": 4}
+FRONT_STATS = {
+    "connections": 1,
+    "connections_total": 7,
+    "bytes_received": 100,
+    "bytes_sent": 200,
+    "responses": {200: 9, 404: 2},
+    "unknown_model_requests": 2,
+}
+
+
+class Servable:
+    def __init__(self, name: str, version: int, max_batch_size: int = 8) -> None:
+        self.name, self.version, self.max_batch_size = name, version, max_batch_size
+        self.platform = "onnxruntime_onnx"
+        self.inputs = [TensorSpec("x")]
+        self.outputs = [TensorSpec("y", shape=[-1, 4])]
+        self.max_batch_inferred = True
+        self.execution = "inline"
+        self.instances = 1
+        self.load_ns = 250_000_000
+        self.closed = False
+
+    def stats(self) -> dict[str, Any]:
+        return stats()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Engine:
+    """``failures``: (model, version) -> what loading it raises. ``routes``: as last set."""
+
+    def __init__(self) -> None:
+        self.failures: dict[tuple[str, int], Exception] = {}
+        self.loads: list[tuple[str, int, dict[str, Any]]] = []
+        self.routes: dict[str, tuple[list[int], int | None, dict[str, int]]] = {}
+        self.completion_fd, self.completions = os.pipe()
+        self.runtime_version = "1.99.0"
+        self.attention: list[Any] | None = None
+        self.next_expiry_us = -1
+        self.ticks = self.drains = self.expiries = 0
+
+    def load(self, name: str, version: int, path: str, options: dict[str, Any]) -> Servable:
+        self.loads.append((name, version, options))
+        if (name, version) in self.failures:
+            raise self.failures[name, version]
+        return Servable(name, version)
+
+    def set_routes(
+        self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
+    ) -> None:
+        self.routes[model] = (list(versions), default, labels)
+
+    def remove_routes(self, model: str) -> None:
+        del self.routes[model]
+
+    def _take_attention(self) -> list[Any] | None:
+        attention, self.attention = self.attention, None
+        return attention
+
+    def tick(self) -> list[Any] | None:
+        self.ticks += 1
+        return self._take_attention()
+
+    def drain(self) -> list[Any] | None:
+        self.drains += 1
+        os.read(self.completion_fd, 1)
+        return self._take_attention()
+
+    def expire(self) -> list[Any] | None:
+        self.expiries += 1
+        return self._take_attention()
+
+    def begin_drain(self) -> list[Any] | None:
+        return self._take_attention()
+
+    def pool_stats(self) -> dict[str, int]:
+        return POOL_STATS
+
+    def front_stats(self) -> dict[str, Any]:
+        return FRONT_STATS
+
+    def close(self) -> None:
+        os.close(self.completion_fd)
+        os.close(self.completions)
+
+
+class HttpConnection:
+    """``flags``: what received(), attend() and the others answer in turn. ``calls``: for take_calls()."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.owner: Any = None
+        self.fd: int | None = None
+        self.flags: list[int] = []
+        self.calls: list[ControlCall] = []
+        self.output: list[list[bytes]] = []
+        self.replies: list[tuple[int, int, bytes, str, str]] = []
+        self.log: list[str] = []
+        self._buffer = bytearray(4096)
+
+    def _next(self, name: str) -> int:
+        self.log.append(name)
+        return self.flags.pop(0) if self.flags else 0
+
+    def opened(self, fd: int) -> None:
+        self.log.append("opened")
+        self.fd = fd
+
+    def closed(self) -> None:
+        self.log.append("closed")
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)
+
+    def received(self, nbytes: int) -> int:
+        return self._next("received")
+
+    def eof_received(self) -> int:
+        return self._next("eof_received")
+
+    def attend(self) -> int:
+        return self._next("attend")
+
+    def writable(self) -> int:
+        return self._next("writable")
+
+    def take_calls(self) -> list[ControlCall]:
+        calls, self.calls = self.calls, []
+        return calls
+
+    def take_output(self) -> list[bytes]:
+        self.log.append("take_output")
+        return self.output.pop(0)
+
+    def respond(
+        self,
+        exchange: int,
+        status: int,
+        body: bytes,
+        content_type: str = "application/json",
+        extra_headers: str = "",
+    ) -> int:
+        self.replies.append((exchange, status, body, content_type, extra_headers))
+        return self._next("respond")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servolley.cli import build_parser, main, settings_from
+from servolley.config.settings import ServerSettings
+from servolley.config.strict import ConfigError
+from servolley.front.listeners import connection_limit
+from servolley.ort_library import RuntimeNotFoundError, find_ort_library
+
+
+def settings(*arguments: str) -> ServerSettings:
+    return settings_from(build_parser().parse_args(["serve", *arguments]))
+
+
+def test_defaults() -> None:
+    read = settings("models")
+    assert read.repository.path == "models"
+    assert (read.http.host, read.http.port, read.http.metrics_port) == ("0.0.0.0", 8000, None)
+    assert read.limits.max_body_size == 64 << 20
+    assert (read.log.format, read.log.level) == ("text", "info")
+
+
+def test_flags() -> None:
+    read = settings(
+        *("net.onnx", "--name", "m", "--host", "::1", "--http-port", "0", "--unix-socket", "/s"),
+        *("--log-format", "json", "--log-level", "debug", "--max-body-size", "1GiB", "--pool-size", "2GB"),
+        *("--drain-timeout", "2.5", "--exit-on-error", "--metrics-port", "8002", "--reuse-port"),
+        *("--strict-readiness", "false", "--max-connections", "7"),
+    )
+    assert (read.repository.name, read.repository.exit_on_error, read.repository.strict_readiness) == (
+        "m",
+        True,
+        False,
+    )
+    assert (read.http.host, read.http.port, read.http.unix_socket) == ("::1", 0, "/s")
+    assert (read.http.metrics_port, read.http.reuse_port, read.http.max_connections) == (8002, True, 7)
+    assert (read.limits.max_body_size, read.limits.pool_size) == (1 << 30, 2 * 10**9)
+    assert read.limits.drain_timeout_s == 2.5
+    assert (read.log.format, read.log.level) == ("json", "debug")
+
+
+def test_the_file_and_the_flags(tmp_path: Path) -> None:
+    file = tmp_path / "servolley.toml"
+    file.write_text(
+        "[repository]\npath = 'models'\n[http]\nport = 9000\nreuse_port = true\n[log]\nformat = 'json'\n"
+    )
+    read = settings("--config", str(file), "--port", "9001")
+    assert (read.repository.path, read.http.port, read.http.reuse_port, read.log.format) == (
+        "models",
+        9001,
+        True,
+        "json",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "give PATH"),
+        (["a", "--model-repository", "b"], "not both"),
+        (["a", "--port", "70000"], r"'http\.port'"),
+        (["a", "--max-body-size", "much"], "not a size in bytes: 'much'"),
+        (["a", "--drain-timeout", "-1"], "drain_timeout_s"),
+        (["a", "--config", "/absent/servolley.toml"], "/absent/servolley.toml: No such file"),
+    ],
+)
+def test_complaints(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        settings(*arguments)
+
+
+def test_a_complaint_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "m", "--port", "-1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("servolley: ")
+    assert error.count("\n") == 1
+
+
+def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: servolley" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"servolley": "1.2.3"}[name])
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "servolley 1.2.3\n"
+
+
+def test_the_server_imports_nothing_heavy() -> None:
+    """Memory and start-up time: no numpy, no onnxruntime package, no metrics before a scrape."""
+    program = (
+        "import sys, importlib\n"
+        f"sys.path[:0] = {sys.path!r}\n"
+        "try: importlib.import_module('servolley._core')\n"
+        "except ImportError: sys.modules['servolley._core'] = importlib.import_module('unit.fake_core')\n"
+        "import servolley.cli, servolley.server\n"
+        "print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "servolley.server" in loaded
+    assert not loaded & {
+        "numpy",
+        "onnxruntime",
+        "onnx",
+        "prometheus_client",
+        "http.server",
+        "importlib.metadata",
+    }
+
+
+def test_the_runtime_is_found_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capi = tmp_path / "onnxruntime" / "capi"
+    capi.mkdir(parents=True)
+    (tmp_path / "onnxruntime/__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(RuntimeNotFoundError, match=r"servolley\[cpu\]"):
+        find_ort_library()
+    (capi / "libonnxruntime_providers_shared.so").touch()
+    (capi / "libonnxruntime.so.1.22.0").touch()
+    assert find_ort_library() == str(capi / "libonnxruntime.so.1.22.0")
+
+
+def test_no_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(RuntimeNotFoundError, match=r"servolley\[gpu\]"):
+        find_ort_library()
+    with pytest.raises(RuntimeNotFoundError, match="no such ONNX Runtime library"):
+        find_ort_library(str(tmp_path / "lib.so"))
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "limit", "raised_to"),
+    [
+        (1024, 1 << 20, 10_000, 10_000, 10_384),
+        (1024, 4096, 10_000, 3712, 4096),
+        (65536, 65536, 10_000, 10_000, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 10_000, 10_000, None),
+        (1024, resource.RLIM_INFINITY, 10_000, 10_000, 10_384),
+        (64, 64, 10_000, 1, 64),
+    ],
+)
+def test_connections_stay_below_the_file_limit(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, wanted: int, limit: int, raised_to: int | None
+) -> None:
+    raised: list[int] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits[0]))
+    assert connection_limit(wanted) == limit
+    assert raised == ([] if raised_to is None else [raised_to])

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servolley.config.model import ModelConfig, servable_options
+from servolley.config.settings import ServerSettings
+from servolley.config.sizes import parse_size
+from servolley.config.strict import ConfigError, apply_flags, load_toml, parse_toml
+
+
+def model(text: str) -> ModelConfig:
+    return parse_toml(text, ModelConfig, source="m/model.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("filenam = 'x'", "unknown key 'filenam', did you mean 'filename'?"),
+        (
+            "[batching]\nmax_batchsize = 3",
+            "unknown key 'batching.max_batchsize', did you mean 'max_batch_size'?",
+        ),
+        ("[runtime]\nintra_op_thread_count = 3", "did you mean 'intra_op_threads'?"),
+        ("zebra = 1", "unknown key 'zebra' (known: batching, class_labels, filename, runtime, versions)"),
+        ("[batching]\nmax_batch_size = '3'", "'batching.max_batch_size': Expected `int | null`, got `str`"),
+        ("[batching]\nmax_batch_size = -1", "'batching.max_batch_size': Expected `int` >= 0"),
+        ("[batching]\nmax_batch_size = true", "'batching.max_batch_size'"),
+        ("[batching]\npreferred_batch_sizes = [4, 2]", "must ascend"),
+        ("[batching]\nmax_batch_size = 4\npreferred_batch_sizes = [8]", "preferred batch size 8 exceeds"),
+        ("[runtime]\ndevice = 'gpu'", "'runtime.device'"),
+        ("[runtime]\nexecution = 'fast'", "'runtime.execution'"),
+        ("[versions]\nlatest = 2\nall = true", "give at most one of latest, all and specific"),
+        ("[versions]\nspecific = [0]", "'versions.specific"),
+        ("filename = '../../etc/passwd'", "'filename'"),
+        ("filename = '..'", "must name a file"),
+        ("a = [", "not valid TOML"),
+        ("batching = 3", "'batching': Expected `object`, got `int`"),
+    ],
+)
+def test_model_toml_refuses(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        model(text)
+    assert str(caught.value).startswith("m/model.toml: ")
+    assert complaint in str(caught.value)
+
+
+def test_every_unknown_key_is_named_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"'filenam'.*'batching\.max_queu_size'"):
+        model("filenam = 'x'\n[batching]\nmax_queu_size = 1")
+
+
+def test_model_toml_reads_everything() -> None:
+    config = model(
+        """
+        filename = "net.onnx"
+        [batching]
+        max_batch_size = 16
+        max_queue_delay_us = 500
+        preferred_batch_sizes = [4, 8]
+        max_queue_size = 32
+        default_timeout_us = 1000
+        allow_timeout_override = false
+        [runtime]
+        device = "cuda:1"
+        execution = "threads"
+        instances = 2
+        graph_optimization = "basic"
+        warmup = false
+        [versions]
+        specific = [1, 3]
+        labels = { stable = 1 }
+        [class_labels]
+        y = "labels.txt"
+        """
+    )
+    assert config.filename == "net.onnx"
+    assert config.versions.specific == [1, 3]
+    assert config.versions.labels == {"stable": 1}
+    options = servable_options(config, {"y": ["cat", "dog"]})
+    assert options["device"] == "cuda:1"
+    assert options["max_batch_size"] == 16
+    assert options["graph_optimization"] == 1
+    assert options["labels"] == {"y": ["cat", "dog"]}
+
+
+def test_absent_batch_size_means_infer() -> None:
+    assert servable_options(ModelConfig(), {})["max_batch_size"] == -1
+    assert servable_options(model("[batching]\nmax_batch_size = 0"), {})["max_batch_size"] == 0
+
+
+def test_options_are_exactly_the_contract() -> None:
+    contract = (Path(__file__).parents[2] / "python/servolley/_core.pyi").read_text()
+    listed = contract.split("class ServableOptions")[1].split("class ")[0].splitlines()
+    names = {line.split(":")[0].strip() for line in listed if line.startswith("    ") and '"' not in line[:8]}
+    assert set(servable_options(ModelConfig(), {})) == names - {""}
+
+
+def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
+    path = tmp_path / "servolley.toml"
+    with pytest.raises(ConfigError, match=f"{path}: No such file"):
+        load_toml(path, ServerSettings)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_toml(path, ServerSettings)
+    path.write_text("[htttp]\nport = 1\n")
+    with pytest.raises(ConfigError, match="did you mean 'http'"):
+        load_toml(path, ServerSettings)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64MiB", 64 << 20),
+        ("1.5GB", 1_500_000_000),
+        ("2 KiB", 2048),
+        ("7", 7),
+        ("3b", 3),
+        (12, 12),
+        ("1g", 10**9),
+    ],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1", "0", 0, "64 potatoes", "1e9", True, 1.5, None, "9" * 40])
+def test_bad_sizes(text: object) -> None:
+    with pytest.raises(ValueError, match="size"):
+        parse_size(text)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
+    try:
+        assert parse_size(text) > 0
+    except ValueError as error:
+        assert "size" in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_flags_win_over_the_file_and_are_checked() -> None:
+    settings = parse_toml("[http]\nport = 1234\nhost = '::1'\n", ServerSettings, source="s")
+    changed = apply_flags(
+        settings, {"http": {"port": 80, "host": None}, "limits": {"max_body_size": "1MiB", "pool_size": None}}
+    )
+    assert (changed.http.port, changed.http.host, changed.limits.max_body_size) == (80, "::1", 1 << 20)
+    with pytest.raises(ConfigError, match=r"'http\.port'"):
+        apply_flags(settings, {"http": {"port": 70_000}})
+    with pytest.raises(ConfigError, match=r"'limits\.max_body_size': not a size"):
+        apply_flags(settings, {"limits": {"max_body_size": "many"}})
+
+
+def test_every_key_is_documented() -> None:
+    pending: list[type[msgspec.Struct]] = [ServerSettings, ModelConfig]
+    while pending:
+        struct = pending.pop()
+        for name in struct.__struct_fields__:
+            kind = struct.__annotations__[name]
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                pending.append(kind)
+            else:
+                assert name in (struct.__doc__ or ""), f"{struct.__name__}.{name}"

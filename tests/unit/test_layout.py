@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from servolley.config.strict import ConfigError
+from servolley.repository.layout import RepositoryError, read_class_labels, scan
+from servolley.repository.names import LARGEST_VERSION, parse_version, valid_model_name
+
+
+def put(root: Path, *paths: str, text: str = "") -> None:
+    for path in paths:
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "a b", "модель", "a.b", "x" * 255, "A-Z_0", "m@1", "stats", "a:b", "-x"]
+)
+def test_model_names(name: str) -> None:
+    assert valid_model_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a/b",
+        "a\\b",
+        " a",
+        "a ",
+        "a\n",
+        "a\x00b",
+        "\x7f",
+        "x" * 256,
+        "é" * 128,
+        "\ud800",
+    ],
+)
+def test_not_model_names(name: str) -> None:
+    assert not valid_model_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("1", 1),
+        ("00000123", 123),
+        (str(LARGEST_VERSION), LARGEST_VERSION),
+        (str(LARGEST_VERSION + 1), None),
+        ("9" * 5000, None),
+        ("0", None),
+        ("00", None),
+        ("-1", None),
+        ("+1", None),
+        ("1a", None),
+        ("1.0", None),
+        (" 1", None),
+        ("\u0661", None),  # a digit, but not one of ours
+        ("", None),
+    ],
+)
+def test_version_names(name: str, version: int | None) -> None:
+    assert parse_version(name) == version
+
+
+def test_a_repository(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "plain/1/model.onnx",
+        "plain/2/model.onnx",
+        "plain/readme.txt",
+        "external/7/model.onnx/model.onnx",
+        "external/7/model.onnx/weights.bin",
+        "README.md",
+        ".git/1/model.onnx",
+        "lost+found/x",
+    )
+    found = scan(tmp_path)
+    assert list(found) == ["external", "plain"]
+    assert found["plain"].versions == {1: tmp_path / "plain/1/model.onnx", 2: tmp_path / "plain/2/model.onnx"}
+    assert found["external"].versions == {7: tmp_path / "external/7/model.onnx/model.onnx"}
+    assert found["plain"].error is None
+
+
+def test_what_is_not_a_version_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(tmp_path, "m/1/model.onnx", "m/v2/model.onnx", "m/3/other.txt", "m/.4/model.onnx")
+    with caplog.at_level(logging.WARNING):
+        assert list(scan(tmp_path)["m"].versions) == [1]
+    assert [(r.getMessage(), r.__dict__["fields"]["directory"]) for r in caplog.records] == [
+        ("ignored: no model.onnx in it", "3"),
+        ("ignored: not a version", "v2"),
+    ]
+
+
+def test_zero_padded_versions_and_the_later_of_two_wins(tmp_path: Path) -> None:
+    put(tmp_path, "m/00000123/model.onnx", "m/123/model.onnx")
+    assert scan(tmp_path)["m"].versions == {123: tmp_path / "m/123/model.onnx"}
+
+
+def test_a_bad_configuration_stops_only_its_model(tmp_path: Path) -> None:
+    put(tmp_path, "good/1/model.onnx", "bad/1/model.onnx")
+    put(tmp_path, "bad/model.toml", text="max_batch = 3")
+    found = scan(tmp_path)
+    assert found["good"].error is None
+    assert found["bad"].error is not None
+    assert found["bad"].error.startswith("model.toml: unknown key 'max_batch'")
+    assert str(tmp_path) not in found["bad"].error  # it is shown to clients
+
+
+def test_a_configured_model_without_versions_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path, "m/model.toml", text="filename = 'net.onnx'")
+    assert scan(tmp_path)["m"].error == "no version directory holds net.onnx"
+
+
+def test_a_configured_file_name(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/net.onnx")
+    put(tmp_path, "m/model.toml", text="filename = 'net.onnx'")
+    assert scan(tmp_path)["m"].versions == {1: tmp_path / "m/1/net.onnx"}
+
+
+def test_one_file(tmp_path: Path) -> None:
+    put(tmp_path, "net.onnx")
+    assert scan(tmp_path / "net.onnx")["net"].versions == {1: tmp_path / "net.onnx"}
+    assert list(scan(tmp_path / "net.onnx", "m")) == ["m"]
+    with pytest.raises(RepositoryError, match="not a model name"):
+        scan(tmp_path / "net.onnx", "../m")
+
+
+def test_one_model_directory(tmp_path: Path) -> None:
+    put(tmp_path, "resnet/1/model.onnx")
+    assert list(scan(tmp_path / "resnet")) == ["resnet"]
+    assert list(scan(tmp_path / "resnet", "other")) == ["other"]
+
+
+def test_paths_that_cannot_be_served(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="no such file or directory"):
+        scan(tmp_path / "absent")
+    with pytest.raises(RepositoryError, match="a name fits only a single model"):
+        scan(tmp_path, "m")
+    assert scan(tmp_path) == {}
+
+
+@pytest.mark.parametrize("file_name", ["../labels.txt", "/etc/passwd", "sub/../../labels.txt", "link"])
+def test_label_files_stay_inside_the_model(tmp_path: Path, file_name: str) -> None:
+    put(tmp_path, "labels.txt", "m/1/model.onnx")
+    (tmp_path / "m/link").symlink_to(tmp_path / "labels.txt")
+    put(tmp_path, "m/model.toml", text=f"[class_labels]\ny = '{file_name}'")
+    with pytest.raises(ConfigError, match="lies outside the model's directory"):
+        read_class_labels(scan(tmp_path)["m"])
+
+
+def test_label_files(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    put(tmp_path, "m/labels.txt", text="cat\nhot dog\n")
+    put(tmp_path, "m/model.toml", text="[class_labels]\ny = 'labels.txt'")
+    model = scan(tmp_path)["m"]
+    assert read_class_labels(model) == {"y": ["cat", "hot dog"]}
+    (tmp_path / "m/labels.txt").unlink()
+    with pytest.raises(ConfigError, match=r"class_labels\.y: cannot read 'labels.txt'"):
+        read_class_labels(model)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from servolley.config.model import ModelConfig, Versions
+from servolley.config.settings import Repository
+from servolley.repository.layout import ModelOnDisk
+from servolley.repository.manager import Manager
+from servolley.repository.versions import State
+from unit import fake_core
+
+if TYPE_CHECKING:
+    from servolley._core import Engine
+
+
+def on_disk(name: str, *versions: int, **changes: Any) -> ModelOnDisk:
+    return ModelOnDisk(
+        name, Path("/models") / name, versions={v: Path(f"/models/{name}/{v}") for v in versions}, **changes
+    )
+
+
+ALL = ModelConfig(versions=Versions(all=True))
+
+
+class Fixture:
+    def __init__(self, **settings: Any) -> None:
+        self.engine = fake_core.Engine()
+        self.loop = asyncio.get_running_loop()
+        self.manager = Manager(cast("Engine", self.engine), Repository(**settings), self.loop)
+
+    def states(self, model: str) -> dict[int, State]:
+        return {v: r.state for v, r in self.manager.models[model].versions.items()}
+
+    async def settle(self, *models: ModelOnDisk) -> None:
+        await self.manager.load_first({model.name: model for model in models})
+
+
+async def test_the_newest_version_is_loaded_and_routed() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1, 3))
+    assert f.engine.routes == {"m": ([3], 3, {})}
+    assert f.states("m") == {3: State.AVAILABLE}
+    assert f.manager.ready
+
+
+async def test_not_ready_before_the_first_loads_are_over() -> None:
+    f = Fixture()
+    f.manager.apply({"m": on_disk("m", 1)})
+    assert f.engine.routes == {"m": ([], None, {})}  # known: 503, not 404
+    assert not f.manager.ready
+
+
+async def test_one_bad_model_stops_nothing() -> None:
+    f = Fixture()
+    f.engine.failures["bad", 1] = fake_core.core_error("INVALID_ARGUMENT", 400, "not an ONNX model")
+    f.engine.failures["broken", 1] = RuntimeError("secret path")
+    await f.settle(
+        on_disk("bad", 1),
+        on_disk("broken", 1),
+        on_disk("good", 1),
+        on_disk("config", 1, error="model.toml: no"),
+    )
+    assert f.engine.routes["good"] == ([1], 1, {})
+    assert f.engine.routes["bad"] == f.engine.routes["broken"] == f.engine.routes["config"] == ([], None, {})
+    assert [(name, version, why.code, why.message) for name, version, why in f.manager.failures()] == [
+        ("bad", 1, "INVALID_ARGUMENT", "not an ONNX model"),
+        ("broken", 1, "INTERNAL", "internal error while loading"),
+        ("config", None, "INVALID_ARGUMENT", "model.toml: no"),
+    ]
+    assert f.states("bad") == {1: State.END}
+    assert not f.manager.ready
+
+
+async def test_lax_readiness_tolerates_a_bad_model() -> None:
+    f = Fixture(strict_readiness=False)
+    f.engine.failures["bad", 1] = fake_core.core_error("INVALID_ARGUMENT", 400, "no")
+    await f.settle(on_disk("bad", 1))
+    assert f.manager.ready
+
+
+async def test_a_policy_without_versions_is_a_failure() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1, config=ModelConfig(versions=Versions(specific=[2]))))
+    assert [why.message for _, _, why in f.manager.failures()] == [
+        "at least one version must be available under the version policy"
+    ]
+
+
+async def test_a_new_version_replaces_the_old_one_after_it_is_there() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1))
+    old = f.manager.models["m"].versions[1].servable
+    await f.settle(on_disk("m", 1, 2))
+    assert f.engine.routes == {"m": ([2], 2, {})}
+    assert f.states("m") == {1: State.END, 2: State.AVAILABLE}
+    assert cast("fake_core.Servable", old).closed
+
+
+async def test_a_failing_new_version_leaves_the_old_one() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1))
+    f.engine.failures["m", 2] = fake_core.core_error("INVALID_ARGUMENT", 400, "no")
+    await f.settle(on_disk("m", 1, 2))
+    assert f.engine.routes == {"m": ([1], 1, {})}
+    assert f.manager.ready
+
+
+async def test_labels_point_to_available_versions_only() -> None:
+    f = Fixture()
+    f.engine.failures["m", 2] = fake_core.core_error("INTERNAL", 500, "no")
+    versions = Versions(all=True, labels={"stable": 1, "canary": 2})
+    await f.settle(on_disk("m", 1, 2, config=ModelConfig(versions=versions)))
+    assert f.engine.routes["m"] == ([1], 1, {"stable": 1})
+
+
+async def test_a_model_that_vanishes_is_unloaded_and_forgotten() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1, 2, config=ALL), on_disk("n", 1))
+    servables = [r.servable for r in f.manager.models["m"].versions.values()]
+    await f.settle(on_disk("n", 1))
+    assert f.engine.routes == {"n": ([1], 1, {})}
+    assert list(f.manager.models) == ["n"]
+    assert all(cast("fake_core.Servable", servable).closed for servable in servables)
+
+
+async def test_failures_are_tried_again_on_time_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = Fixture(load_retries=2, load_retry_interval_s=60)
+    timers: list[tuple[float, Any]] = []
+
+    def call_later(delay: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
+        timers.append((delay, lambda: callback(*args)))
+        return asyncio.TimerHandle(0, callback, args, f.loop)
+
+    monkeypatch.setattr(f.loop, "call_later", call_later)
+    f.engine.failures["m", 1] = fake_core.core_error("UNAVAILABLE", 503, "disk")
+    await f.settle(on_disk("m", 1))
+    for attempt in (1, 2):
+        delay, retry = timers.pop()
+        assert (delay, len(f.engine.loads)) == (60, attempt)
+        retry()
+        await f.settle(on_disk("m", 1))
+    assert timers == []
+    assert len(f.engine.loads) == 3
+
+
+async def test_a_retry_that_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = Fixture()
+    retries: list[Any] = []
+    monkeypatch.setattr(f.loop, "call_later", lambda _, call, *args: retries.append(lambda: call(*args)))
+    f.engine.failures["m", 1] = fake_core.core_error("UNAVAILABLE", 503, "disk")
+    await f.settle(on_disk("m", 1))
+    f.engine.failures.clear()
+    retries.pop()()
+    await f.settle(on_disk("m", 1))
+    assert f.engine.routes == {"m": ([1], 1, {})}
+    assert f.manager.failures() == []
+
+
+async def test_the_history_is_bounded() -> None:
+    f = Fixture()
+    for version in range(1, 40):
+        await f.settle(on_disk("m", version))
+    assert len(f.states("m")) <= 17
+    assert f.states("m")[39] is State.AVAILABLE
+
+
+async def test_closing_unloads_everything_and_starts_nothing() -> None:
+    f = Fixture()
+    f.engine.failures["bad", 1] = fake_core.core_error("INTERNAL", 500, "no")
+    await f.settle(on_disk("m", 1, 2, config=ALL), on_disk("bad", 1))
+    servables = [r.servable for r in f.manager.models["m"].versions.values()]
+    await f.manager.close()
+    assert all(cast("fake_core.Servable", servable).closed for servable in servables)
+    assert f.engine.routes["m"] == ([], None, {})
+    assert len(f.engine.loads) == 3
+    assert not f.manager.ready

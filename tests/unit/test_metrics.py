@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from servolley.observe.metrics import (
+    CoreCollector,
+    ServableSnapshot,
+    Snapshot,
+    cumulative_buckets,
+    render,
+    render_family,
+)
+from unit import fake_core
+
+if TYPE_CHECKING:
+    from servolley._core import Histogram
+
+
+def snapshot(*servables: ServableSnapshot) -> Snapshot:
+    return Snapshot(
+        "1.2.3", "1.99.0", servables, cast("Any", fake_core.POOL_STATS), cast("Any", fake_core.FRONT_STATS)
+    )
+
+
+def servable(model: str, version: int, **changes: Any) -> ServableSnapshot:
+    return ServableSnapshot(model, version, 0.25, cast("Any", fake_core.stats(**changes)))
+
+
+def page(*servables: ServableSnapshot) -> str:
+    return b"".join(
+        render_family(family) for family in CoreCollector(snapshot(*servables)).collect()
+    ).decode()
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    """One sample. The parser adds "_total" to the name of every counter that lacks it."""
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    return samples[name, tuple(sorted(labels.items()))]
+
+
+def test_tritons_names_and_values() -> None:
+    text = page(servable("m", 2))
+    for name, expected in {
+        "nv_inference_request_success": 6,
+        "nv_inference_count": 12,
+        "nv_inference_exec_count": 3,
+        "nv_inference_request_duration_us": 9000,
+        "nv_inference_queue_duration_us": 2000,
+        "nv_inference_compute_input_duration_us": 1000,
+        "nv_inference_compute_infer_duration_us": 4000,
+        "nv_inference_compute_output_duration_us": 500,
+    }.items():
+        assert f'{name}{{model="m",version="2"}} {float(expected)}\n' in text
+        assert f"# TYPE {name} counter\n" in text
+        assert f"# HELP {name} " in text
+    assert "_total" not in "".join(line for line in text.splitlines(True) if "nv_" in line)
+    for reason, count in {"REJECTED": 1, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}.items():
+        assert (
+            value(text, "nv_inference_request_failure_total", model="m", version="2", reason=reason) == count
+        )
+    assert value(text, "nv_inference_pending_request_count", model="m", version="2") == 5
+    assert value(text, "nv_model_load_duration_secs", model="m", version="2") == 0.25
+
+
+def test_tensorflow_servings_counter_sums_versions() -> None:
+    text = page(servable("m", 1), servable("m", 2), servable("n", 1, responses={"oip_http": {"OK": 1}}))
+    assert "# TYPE :tensorflow:serving:request_count counter\n" in text
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 4.0\n' in text
+    assert ':tensorflow:serving:request_count{model_name="m",status="INVALID_ARGUMENT"} 2.0\n' in text
+    assert 'request_count{model_name="n"' not in text
+
+
+def test_histograms_are_cumulative_and_in_seconds() -> None:
+    text = page(servable("m", 1))
+    name, labels = "servolley_request_duration_seconds", {"model": "m", "version": "1"}
+    assert value(text, name + "_bucket", le="5e-05", **labels) == 1
+    assert value(text, name + "_bucket", le="0.0001", **labels) == 3
+    assert value(text, name + "_bucket", le="+Inf", **labels) == 6
+    assert value(text, name + "_count", **labels) == 6
+    assert value(text, name + "_sum", **labels) == 0.0015
+    assert value(text, "servolley_batch_rows_bucket", le="2.0", **labels) == 1
+    assert value(text, "servolley_batch_rows_sum", **labels) == 12
+
+
+def test_buckets() -> None:
+    histogram = cast("Histogram", fake_core.histogram([10, 20], [0, 4, 1], 99))
+    assert cumulative_buckets(histogram, 10) == [("1.0", 0.0), ("2.0", 4.0), ("+Inf", 5.0)]
+
+
+def test_front_and_pool() -> None:
+    text = page()
+    assert value(text, "servolley_connections") == 1
+    assert value(text, "servolley_http_responses_total", status="404") == 2
+    assert value(text, "servolley_unknown_model_requests_total") == 2
+    assert value(text, "servolley_pool_in_use_bytes") == 1
+    assert value(text, "servolley_pool_allocations_total") == 4
+
+
+def test_every_family_is_typed_without_models_too() -> None:
+    def headers(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("# ")]
+
+    assert headers(page()) == headers(page(servable("m", 1)))
+    assert "# TYPE nv_inference_count counter" in page()
+
+
+def test_the_page_parses_and_label_values_are_escaped() -> None:
+    text = page(servable('a"b\\', 1))
+    assert value(text, "nv_inference_count_total", model='a"b\\', version="1") == 12
+
+
+async def test_render_adds_the_process() -> None:
+    text = (await render(snapshot(servable("m", 1)))).decode()
+    assert value(text, "process_resident_memory_bytes") > 0
+    assert value(text, "process_cpu_seconds_total") >= 0
+    assert value(text, "process_open_fds") > 0
+    assert value(text, "servolley_build_info", version="1.2.3", onnxruntime="1.99.0") == 1
