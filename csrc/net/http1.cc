@@ -41,7 +41,9 @@ void Http1Connection::Impl::sent(std::size_t bytes, TimePoint now) {
   idle_since = now;
   restart_clocks(was_paused, now);
   // Also if the pause ended with an answer before: only now do we call the handler.
-  if (!parsing && reading == Reading::kHead && unparsed() > 0 && !paused()) consume_stored(now);
+  if (parsing || paused()) return;
+  if (reading == Reading::kHead && unparsed() > 0) return consume_stored(now);
+  after_read(now);
 }
 
 // The peer's time does not run while we do not read.

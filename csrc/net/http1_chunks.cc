@@ -56,8 +56,9 @@ std::size_t ChunkDecoder::feed(std::string_view bytes) {
 
 // `line`: a chunk header, or the last chunk with its trailers, or the beginning of one of them.
 bool ChunkDecoder::check_line(std::string_view line) {
-  // The first two bytes may be the line end of the chunk before.
-  const std::size_t end = std::min(line.find("\r\n", 2), line.size());
+  // It may start with the line end of the chunk before.
+  const std::size_t begin = line.starts_with("\r\n") ? 2 : 0;
+  const std::size_t end = std::min(line.find("\r\n", begin), line.size());
   if (end > kChunkLineBytes) {
     fail(400, "malformed request: a chunk header is too long");
   } else if (line.substr(0, end).find('"') != line.npos) {

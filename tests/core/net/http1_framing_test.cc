@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "net/link.h"
+#include "net/http1_link.h"
 
 namespace servolley::net {
 namespace {

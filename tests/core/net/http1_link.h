@@ -135,8 +135,9 @@ class Link {
  public:
   using Options = LinkOptions;
 
-  explicit Link(Options options = {})
-      : pool(cpu_device(), options.pool),
+  explicit Link(Options options_in = {})
+      : options(options_in),
+        pool(cpu_device(), options.pool),
         scratch(options.scratch_bytes),
         connection(recorder, pool, scratch, options.limits, now) {}
 
@@ -206,6 +207,7 @@ class Link {
     return all.bad || all.list.size() != 1 ? -1 : all.list[0].status;
   }
 
+  const Options options;
   TimePoint now{std::chrono::hours(1)};
   Pool pool;
   ReadScratch scratch;
