@@ -1,7 +1,7 @@
 #pragma once
 
-// batching [layer 4]: which requests run together, and when. Pure: items and `now` go in, batches and times
-// come out; no threads, no clock, no tensors. The engine's requests derive from Item.
+// batching [layer 4]: which requests run together, and when. Pure: items and `now` go in, batches
+// and times come out; no threads, no clock, no tensors. The engine's requests derive from Item.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,8 +20,8 @@ struct Item {
   bool alone = false;
   // 0 is the most urgent; within a priority the order is first in, first out.
   std::uint32_t priority = 0;
-  // Items share a batch only if these are equal: everything about the shapes but the batch dimension.
-  // The storage belongs to whoever derives from Item and does not change while it waits.
+  // Items share a batch only if these are equal: everything about the shapes but the batch
+  // dimension. The storage belongs to whoever derives from Item and does not change while it waits.
   std::span<const std::int64_t> shape_key;
   std::uint64_t shape_hash = 0;
   TimePoint admitted{};
@@ -52,13 +52,13 @@ class Queue {
  public:
   explicit Queue(Policy policy);
 
-  // INVALID_ARGUMENT if the item is larger than the limit and oversize is refused, UNAVAILABLE if the
-  // queue is full, DEADLINE_EXCEEDED if its deadline has passed. On OK the item stays linked until it is
-  // taken, expired or removed.
+  // INVALID_ARGUMENT if the item is larger than the limit and oversize is refused, UNAVAILABLE if
+  // the queue is full, DEADLINE_EXCEEDED if its deadline has passed. On OK the item stays linked
+  // until it is taken, expired or removed.
   Status admit(Item& item, TimePoint now);
 
-  // Appends to `batch` the items that shall run together now: the most urgent lane that is ready, or
-  // nothing. Appends to `expired` what is past its deadline.
+  // Appends to `batch` the items that shall run together now: the most urgent lane that is ready,
+  // or nothing. Appends to `expired` what is past its deadline.
   void take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& expired);
 
   // Takes everything that is past its deadline.

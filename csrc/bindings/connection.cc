@@ -16,8 +16,8 @@ py::object get_buffer(BoundConnection& connection, py::ssize_t /*sizehint*/) {
   return py::memoryview::from_memory(space.data(), static_cast<py::ssize_t>(space.size()));
 }
 
-// A piece of output on its way to the transport: keeps the bytes, and the pool behind them, alive for as
-// long as the transport looks at it.
+// A piece of output on its way to the transport: keeps the bytes, and the pool behind them, alive
+// for as long as the transport looks at it.
 struct OutputPiece {
   py::object connection;
   Segment segment;
@@ -78,14 +78,12 @@ void bind_connection(py::module_& module) {
                                /*readonly=*/true);
       });
 
-  py::class_<BoundConnection, std::shared_ptr<BoundConnection>> connection(
-      module, "HttpConnection", py::dynamic_attr());
+  py::class_<BoundConnection, std::shared_ptr<BoundConnection>> connection(module, "HttpConnection",
+                                                                           py::dynamic_attr());
   connection.attr("owner") = py::none();
   connection
       // quick, all of them: a read, an answer and their system calls are bounded
-      .def(py::init([](PyEngine& engine) {
-             return std::make_shared<BoundConnection>(engine);
-           }),
+      .def(py::init([](PyEngine& engine) { return std::make_shared<BoundConnection>(engine); }),
            py::arg("engine"), py::keep_alive<1, 2>())
       .def("opened", &BoundConnection::opened, py::arg("fd"))
       .def("closed", &BoundConnection::closed)

@@ -63,8 +63,7 @@ LoadOptions read_load_options(const py::dict& options) {
        [&](const py::handle& v) { out.runtime.inter_op_threads = v.cast<int>(); }},
       {"parallel_execution",
        [&](const py::handle& v) { out.runtime.parallel_execution = v.cast<bool>(); }},
-      {"allow_spinning",
-       [&](const py::handle& v) { out.runtime.allow_spinning = v.cast<bool>(); }},
+      {"allow_spinning", [&](const py::handle& v) { out.runtime.allow_spinning = v.cast<bool>(); }},
       {"graph_optimization",
        [&](const py::handle& v) { out.runtime.graph_optimization = v.cast<int>(); }},
       {"memory_arena", [&](const py::handle& v) { out.runtime.memory_arena = v.cast<bool>(); }},
@@ -79,7 +78,8 @@ LoadOptions read_load_options(const py::dict& options) {
   for (const auto& [key, value] : options) {
     const auto name = key.cast<std::string>();
     const auto setter = setters.find(name);
-    if (setter == setters.end()) raise_status(invalid_argument("unknown load option '" + name + "'"));
+    if (setter == setters.end())
+      raise_status(invalid_argument("unknown load option '" + name + "'"));
     try {
       setter->second(value);
     } catch (const py::cast_error&) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// bindings [layer 6]: the only room with Python.h. Converts and calls; no logic. Every def is marked quick
-// (keeps the GIL) or heavy (releases it).
+// bindings [layer 6]: the only room with Python.h. Converts and calls; no logic. Every def is
+// marked quick (keeps the GIL) or heavy (releases it).
 
 #include <pybind11/pybind11.h>
 
@@ -24,7 +24,8 @@ struct LoadOptions {
   engine::ServableOptions servable;
 };
 
-// Reads the ServableOptions dictionary; raises CoreError INVALID_ARGUMENT for an unknown key or value.
+// Reads the ServableOptions dictionary; raises CoreError INVALID_ARGUMENT for an unknown key or
+// value.
 LoadOptions read_load_options(const py::dict& options);
 
 py::dict servable_stats(engine::Servable& servable);

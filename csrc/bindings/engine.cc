@@ -185,9 +185,10 @@ void bind_engine(py::module_& module) {
                              [](const PyEngine& self) { return self.library->providers(); })
       .def("set_routes", &set_routes, py::arg("model"), py::arg("versions"), py::arg("default"),
            py::arg("labels"))
-      .def("remove_routes",
-           [](PyEngine& self, const std::string& model) { self.engine->remove_routes(model); },
-           py::arg("model"))
+      .def(
+          "remove_routes",
+          [](PyEngine& self, const std::string& model) { self.engine->remove_routes(model); },
+          py::arg("model"))
       .def_property_readonly("next_expiry_us", &next_expiry_us)
       .def_property_readonly("in_flight",
                              [](const PyEngine& self) { return self.engine->in_flight(); })

@@ -118,7 +118,8 @@ Status Engine::encode(const Batch& batch, std::size_t item, net::ResponseHead& h
 
 void Engine::respond_error(HttpConnection& connection, std::uint64_t exchange, const Status& status,
                            TimePoint now) {
-  // Not the members: answering may let the connection parse on and refuse the next call from in here.
+  // Not the members: answering may let the connection parse on and refuse the next call from in
+  // here.
   std::string body;
   codec::append_error_json(status.message(), body);
   Payload payload;

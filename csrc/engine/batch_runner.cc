@@ -75,7 +75,8 @@ void BatchRunner::run_or_bisect(std::unique_ptr<Batch> batch, BatchSink& sink) {
     sink.finished(std::move(batch));
     return;
   }
-  // One request must not fail its neighbours: run the halves apart. The second half keeps this batch.
+  // One request must not fail its neighbours: run the halves apart. The second half keeps this
+  // batch.
   batch->outputs.clear();
   auto first = batches_.acquire();
   const auto middle = batch->items.begin() + static_cast<std::ptrdiff_t>(batch->items.size() / 2);

@@ -9,15 +9,16 @@
 
 namespace servolley::engine {
 
-// Runs batches with one executor: gathers the inputs, runs, and bisects a batch that fails so that one bad
-// request fails alone. Belongs to one thread at a time.
+// Runs batches with one executor: gathers the inputs, runs, and bisects a batch that fails so that
+// one bad request fails alone. Belongs to one thread at a time.
 class BatchRunner {
  public:
   BatchRunner(const Signature& signature, std::unique_ptr<Executor> executor, Pool& pool,
               BatchPool& batches);
 
-  // Runs the batch's items and hands one or more finished batches to `sink`. Items that were cancelled
-  // meanwhile are not run. Never throws: whatever a runtime throws becomes INTERNAL for that batch.
+  // Runs the batch's items and hands one or more finished batches to `sink`. Items that were
+  // cancelled meanwhile are not run. Never throws: whatever a runtime throws becomes INTERNAL for
+  // that batch.
   void run(std::unique_ptr<Batch> batch, BatchSink& sink);
 
   // Time that the executor took for the last call of run(), bisection included.

@@ -8,8 +8,8 @@
 
 namespace servolley::engine {
 
-// Finished batches on their way to the loop thread. Any thread pushes; the eventfd is written only when the
-// list goes from empty to not empty, so a burst costs one wake-up.
+// Finished batches on their way to the loop thread. Any thread pushes; the eventfd is written only
+// when the list goes from empty to not empty, so a burst costs one wake-up.
 class CompletionQueue final : public BatchSink {
  public:
   CompletionQueue();
@@ -21,7 +21,8 @@ class CompletionQueue final : public BatchSink {
   void finished(std::unique_ptr<Batch> batch) override;
   // Wakes the loop without a batch.
   void wake();
-  // Loop thread: resets the eventfd and swaps everything finished into `batches` (which must be empty).
+  // Loop thread: resets the eventfd and swaps everything finished into `batches` (which must be
+  // empty).
   void take(std::vector<std::unique_ptr<Batch>>& batches);
 
  private:

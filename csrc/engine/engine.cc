@@ -30,7 +30,8 @@ Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
   return length;
 }
 
-// The Open Inference Protocol has no status for a deadline: a request that waited too long is overload.
+// The Open Inference Protocol has no status for a deadline: a request that waited too long is
+// overload.
 Status in_dialect(const Status& status, Dialect dialect) {
   if (dialect == Dialect::kOipHttp && status.code() == Code::kDeadlineExceeded) {
     return unavailable(status.message());
@@ -108,8 +109,8 @@ bool Engine::infer(HttpConnection& connection, net::HttpRequest&& call, const Ho
   request.connection = &connection;
   connection.add_open(request);
   earliest_deadline_ = std::min(earliest_deadline_, request.deadline);
-  if (run_inline &&
-      std::find(inline_ready_.begin(), inline_ready_.end(), request.servable) == inline_ready_.end()) {
+  if (run_inline && std::find(inline_ready_.begin(), inline_ready_.end(), request.servable) ==
+                        inline_ready_.end()) {
     inline_ready_.push_back(request.servable);
   }
   return run_inline;
@@ -149,7 +150,9 @@ Status Engine::decode(Request& request, net::HttpRequest& call) {
 
 Status Engine::own_inputs(Request& request) {
   // The inputs lie in the read buffer, which the next read overwrites. Only small bodies come here.
-  const auto rounded = [](std::size_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); };
+  const auto rounded = [](std::size_t bytes) {
+    return (bytes + kAlignment - 1) & ~(kAlignment - 1);
+  };
   std::size_t total = 0;
   for (const auto& input : request.infer.inputs) {
     if (!input.owner) total += rounded(input.view.bytes);
@@ -258,7 +261,8 @@ void Engine::mark_dirty(HttpConnection& connection) {
 }
 
 void Engine::flush_dirty(TimePoint now) {
-  // Sending may let a connection parse on and be marked again: the list may grow while it is walked.
+  // Sending may let a connection parse on and be marked again: the list may grow while it is
+  // walked.
   for (std::size_t i = 0; i < dirty_.size(); ++i) {
     dirty_[i]->dirty = false;
     dirty_[i]->flush(now);

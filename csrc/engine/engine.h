@@ -37,8 +37,8 @@ struct FrontStats {
   std::uint64_t unknown_model_requests = 0;
 };
 
-// Pool, routes, servables and connections behind one event loop. Everything belongs to the loop thread
-// except create_servable() and Servable::close().
+// Pool, routes, servables and connections behind one event loop. Everything belongs to the loop
+// thread except create_servable() and Servable::close().
 class Engine final : public BatchSink {
  public:
   explicit Engine(const EngineOptions& options);
@@ -59,7 +59,8 @@ class Engine final : public BatchSink {
   void tick();
   // Answers and sends what instances have finished.
   void drain_completions();
-  // Answers what is past its deadline in a queue; looks at the connections' deadlines once a second.
+  // Answers what is past its deadline in a queue; looks at the connections' deadlines once a
+  // second.
   void expire(TimePoint now);
   // When expire() has work; kNever if nothing waits for a time.
   TimePoint next_expiry(TimePoint now) const;
@@ -127,7 +128,8 @@ class Engine final : public BatchSink {
   std::vector<HttpConnection*> attention_;
 
   std::mutex servables_mutex_;
-  std::vector<std::weak_ptr<Servable>> servables_;  // guarded; every one that may have waiting requests
+  std::vector<std::weak_ptr<Servable>>
+      servables_;  // guarded; every one that may have waiting requests
 
   // Reused between answers.
   Payload payload_;

@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::size_t kPiecesPerSend = 64;
 
-// The value of Inference-Header-Content-Length where the body has to be aligned behind it; whether it is
-// valid is decided when the call is complete.
+// The value of Inference-Header-Content-Length where the body has to be aligned behind it; whether
+// it is valid is decided when the call is complete.
 std::size_t json_prefix(const net::RequestHead& head) {
   const net::Header* header = head.find("inference-header-content-length");
   if (!header) return 0;
@@ -66,7 +66,8 @@ std::uint32_t HttpConnection::eof_received() {
 }
 
 net::BodyPlan HttpConnection::plan_body(const net::RequestHead& head) {
-  return {.refusal = {}, .limit_bytes = engine_.options().body_bytes, .align_at = json_prefix(head)};
+  return {
+      .refusal = {}, .limit_bytes = engine_.options().body_bytes, .align_at = json_prefix(head)};
 }
 
 void HttpConnection::on_request(net::HttpRequest&& request) {
@@ -87,12 +88,12 @@ void HttpConnection::on_request(net::HttpRequest&& request) {
 }
 
 void HttpConnection::queue_control(const net::HttpRequest& request) {
-  ControlCall call{.exchange = request.exchange,
-                   .method = std::string(request.head.method),
-                   .target = std::string(request.head.target),
-                   .headers = {},
-                   .body = std::string(reinterpret_cast<const char*>(request.body.data()),
-                                       request.body.size())};
+  ControlCall call{
+      .exchange = request.exchange,
+      .method = std::string(request.head.method),
+      .target = std::string(request.head.target),
+      .headers = {},
+      .body = std::string(reinterpret_cast<const char*>(request.body.data()), request.body.size())};
   for (const net::Header& header : request.head.headers) {
     call.headers.emplace_back(header.name, header.value);
   }
@@ -183,7 +184,8 @@ std::uint32_t HttpConnection::writable() {
   transport_writes_ = false;
   const TimePoint now = Clock::now();
   flush(now);
-  engine_.flush_dirty(now);  // room in the output may have let pipelined calls be parsed and answered
+  engine_.flush_dirty(
+      now);  // room in the output may have let pipelined calls be parsed and answered
   return attend();
 }
 

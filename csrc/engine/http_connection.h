@@ -34,9 +34,10 @@ enum Attention : std::uint32_t {
   kClose = 32,   // close the socket
 };
 
-// One client connection: joins the sans-I/O protocol to the engine on one side and to a socket on the
-// other. Reading belongs to the transport; writing goes straight to the socket from here, because handing
-// every answer to the event loop's writer costs more than the answer. Loop thread only.
+// One client connection: joins the sans-I/O protocol to the engine on one side and to a socket on
+// the other. Reading belongs to the transport; writing goes straight to the socket from here,
+// because handing every answer to the event loop's writer costs more than the answer. Loop thread
+// only.
 class HttpConnection : public net::Http1Handler,
                        public std::enable_shared_from_this<HttpConnection> {
  public:

@@ -2,8 +2,8 @@
 
 namespace servolley::engine {
 
-// One instance thread: takes whatever may run together the moment it is free, runs it, and parks only when
-// nothing waits. A busy instance never makes a system call to find work.
+// One instance thread: takes whatever may run together the moment it is free, runs it, and parks
+// only when nothing waits. A busy instance never makes a system call to find work.
 void Servable::instance_main(BatchRunner& runner) {
   std::unique_ptr<Batch> batch;
   std::unique_ptr<Batch> expired;

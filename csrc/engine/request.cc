@@ -14,7 +14,8 @@ void prepare_for_batching(Request& request, bool batched) {
   if (!request.alone) {
     const Shape& first = inputs.front().view.shape;
     const std::int64_t rows = first.rank() ? first[0] : 0;
-    // Zero rows have nothing to share, and a count beyond 32 bits is no batch that anyone waits for.
+    // Zero rows have nothing to share, and a count beyond 32 bits is no batch that anyone waits
+    // for.
     request.alone = rows <= 0 || rows > std::numeric_limits<std::uint32_t>::max();
     for (const auto& input : inputs) {
       const Shape& shape = input.view.shape;

@@ -1,7 +1,7 @@
 #pragma once
 
-// engine [layer 5]: threads and lifetimes. Joins net, codec, batching and a runner; meets runtimes only
-// through runtime/runner.h.
+// engine [layer 5]: threads and lifetimes. Joins net, codec, batching and a runner; meets runtimes
+// only through runtime/runner.h.
 
 #include <atomic>
 #include <cstdint>
@@ -20,8 +20,8 @@ class HttpConnection;
 class Servable;
 
 // One hot call from its decoding to its answer. Made and answered on the loop thread; in between an
-// instance thread reads its inputs. Exactly one of these is true at any time: it is linked in a servable's
-// queue, it belongs to a batch, or it is being decoded or answered.
+// instance thread reads its inputs. Exactly one of these is true at any time: it is linked in a
+// servable's queue, it belongs to a batch, or it is being decoded or answered.
 struct Request : batching::Item {
   HttpConnection* connection = nullptr;  // null once the client has gone
   std::uint64_t exchange = 0;
@@ -41,8 +41,8 @@ struct Request : batching::Item {
   Request* open_next = nullptr;
 };
 
-// Fills shape_key, shape_hash, rows and `alone` from the decoded inputs. Without a batch dimension, or if
-// the inputs disagree on it, the request runs alone.
+// Fills shape_key, shape_hash, rows and `alone` from the decoded inputs. Without a batch dimension,
+// or if the inputs disagree on it, the request runs alone.
 void prepare_for_batching(Request& request, bool batched);
 
 // Recycles requests with the capacity of everything inside. Loop thread only.

@@ -7,7 +7,8 @@ namespace {
 
 // Rows of a batch for models whose configuration does not name a limit.
 constexpr int kInferredBatchRows = 64;
-// An inline model whose batches take longer than this on average holds up the loop: it gets a thread.
+// An inline model whose batches take longer than this on average holds up the loop: it gets a
+// thread.
 constexpr std::int64_t kInlineCeilingNs = 1'000'000;
 // Runs before a measurement moves a servable from one way of execution to the other.
 constexpr std::uint32_t kSettledRuns = 32;
@@ -145,8 +146,8 @@ Result<Duration> Servable::run_zeros(std::int64_t rows) {
 }
 
 void Servable::warm_up() {
-  // Free dimensions are guessed as 1 and contents as zero, which not every model accepts: a failure here
-  // says nothing about real requests, it only leaves the servable unmeasured.
+  // Free dimensions are guessed as 1 and contents as zero, which not every model accepts: a failure
+  // here says nothing about real requests, it only leaves the servable unmeasured.
   constexpr int kRuns = 7;
   const TimePoint start = Clock::now();
   Duration best = Duration::max();
@@ -170,8 +171,8 @@ Status Servable::start_instances() {
   while (instance_runners_.size() < static_cast<std::size_t>(instances_)) {
     auto executor = runner_->create_executor();
     if (!executor) return std::move(executor).error();
-    instance_runners_.push_back(std::make_unique<BatchRunner>(
-        signature_, std::move(*executor), context_.pool, context_.batches));
+    instance_runners_.push_back(std::make_unique<BatchRunner>(signature_, std::move(*executor),
+                                                              context_.pool, context_.batches));
   }
   for (auto& runner : instance_runners_) {
     threads_.emplace_back([this, &runner = *runner] { instance_main(runner); });
@@ -247,7 +248,8 @@ void Servable::reconsider_execution() {
 }
 
 void Servable::observe_run(Duration duration) {
-  // An exponential mean over about sixteen batches; racing instances may lose an update, which is fine.
+  // An exponential mean over about sixteen batches; racing instances may lose an update, which is
+  // fine.
   const std::int64_t mean = mean_run_ns_.load(std::memory_order_relaxed);
   mean_run_ns_.store(mean + (to_ns(duration) - mean) / 16, std::memory_order_relaxed);
   runs_.fetch_add(1, std::memory_order_relaxed);

@@ -45,8 +45,9 @@ struct ServableContext {
 
 // One loaded version: signature, queue, instances, statistics.
 //
-// The loop thread admits, cancels and expires; batches run on instance threads or, for models that are
-// faster than a hand-off, on the loop thread itself. close() may be called from any other thread.
+// The loop thread admits, cancels and expires; batches run on instance threads or, for models that
+// are faster than a hand-off, on the loop thread itself. close() may be called from any other
+// thread.
 class Servable {
  public:
   // Warms up and measures. INVALID_ARGUMENT if the options contradict the signature.
@@ -71,12 +72,13 @@ class Servable {
   bool runs_inline() const { return inline_.load(std::memory_order_relaxed); }
   Duration load_time() const { return load_time_; }
 
-  // Loop thread. Queues a prepared request. On OK, `*run_inline` says whether run_inline() must follow.
+  // Loop thread. Queues a prepared request. On OK, `*run_inline` says whether run_inline() must
+  // follow.
   Status admit(Request& request, TimePoint now, bool* run_inline);
   // Loop thread. Runs everything that waits, on this thread.
   void run_inline(BatchSink& sink);
-  // Loop thread. Takes a waiting request out (true: the caller disposes of it), or marks one that is
-  // already running, which then comes back as cancelled or finished.
+  // Loop thread. Takes a waiting request out (true: the caller disposes of it), or marks one that
+  // is already running, which then comes back as cancelled or finished.
   bool cancel(Request& request);
   // Loop thread. Refuses what is past its deadline.
   void expire(TimePoint now, BatchSink& sink);
@@ -88,9 +90,9 @@ class Servable {
   // Loop thread.
   ServableStats& stats() { return stats_; }
 
-  // Waits until every admitted request has been answered, joins the instances and frees the model. Nothing
-  // may be admitted any more. The loop thread must go on running meanwhile, so it must not call this
-  // unless nothing is in flight.
+  // Waits until every admitted request has been answered, joins the instances and frees the model.
+  // Nothing may be admitted any more. The loop thread must go on running meanwhile, so it must not
+  // call this unless nothing is in flight.
   void close();
 
  private:

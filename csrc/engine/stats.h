@@ -27,8 +27,8 @@ struct BatchSizeStats {
   std::uint64_t compute_output_ns = 0;
 };
 
-// What one servable has done. Written and read by the loop thread only, when batches complete, so nothing
-// here is atomic and nothing is counted per request in Python.
+// What one servable has done. Written and read by the loop thread only, when batches complete, so
+// nothing here is atomic and nothing is counted per request in Python.
 struct ServableStats {
   std::uint64_t success_count = 0;
   std::uint64_t success_ns = 0;

@@ -78,6 +78,11 @@ std::size_t Http1Connection::output(iovec* pieces, std::size_t count) const {
 
 void Http1Connection::sent(std::size_t bytes, TimePoint now) { impl_->sent(bytes, now); }
 
+void Http1Connection::take_output(Payload& output, TimePoint now) {
+  if (!impl_->answers.take(output)) return impl_->abort();
+  impl_->sent(0, now);
+}
+
 bool Http1Connection::has_output() const { return impl_->answers.has_output(); }
 
 bool Http1Connection::wants_read() const {

@@ -184,6 +184,24 @@ void AnswerQueue::sent(std::size_t bytes) {
   }
 }
 
+bool AnswerQueue::take(Payload& output) {
+  for (std::size_t i = first_piece_; i < pieces_.size(); ++i) {
+    Segment& piece = pieces_[i];
+    if (!piece.owner) {  // inside this queue, or static
+      auto allocated = pool_.allocate(piece.size);
+      Buffer copy = allocated ? std::move(*allocated) : heap_buffer(piece.size);
+      if (!copy) return false;
+      std::copy_n(piece.data, piece.size, copy.data());
+      piece.data = copy.data();
+      piece.owner = std::move(copy);
+    }
+    unsent_bytes_ -= piece.size;
+    output.add(std::move(piece.owner), piece.data, piece.size);
+  }
+  rest();
+  return true;
+}
+
 // Everything that was in turn has been sent.
 void AnswerQueue::rest() {
   pieces_.clear();

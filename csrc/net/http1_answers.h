@@ -41,6 +41,8 @@ class AnswerQueue {
   // Bytes of answers that were given and not sent yet.
   std::size_t unsent_bytes() const { return unsent_bytes_; }
   void sent(std::size_t bytes);
+  // Moves everything unsent to `output`, whose owners keep it alive. False: there was no memory.
+  bool take(Payload& output);
   // Forgets all calls and all output.
   void abort();
 

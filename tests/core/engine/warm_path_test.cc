@@ -1,0 +1,59 @@
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "harness.h"
+
+namespace {
+
+std::atomic<std::uint64_t> allocations{0};
+
+void* counted(std::size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(bytes ? bytes : 1)) return p;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes); }
+void* operator new[](std::size_t bytes) { return counted(bytes); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+
+namespace servolley::engine {
+namespace {
+
+// From the bytes of a request to the bytes of its answer, through protocol, codec, queue, batch and
+// pool.
+TEST_CASE("a warm request never calls the allocator") {
+  Engine engine({});
+  serve(engine, unary_signature(DType::kFp32), doubling(engine.pool()), with(Execution::kInline));
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 8; ++i) clients.push_back(std::make_unique<Client>(engine));
+  const std::string request = infer_row(3);
+  char sink[4096];
+  const auto round = [&] {
+    for (auto& client : clients) client->send(request);
+    engine.tick();
+    for (auto& client : clients) {
+      REQUIRE(::recv(client->peer(), sink, sizeof sink, 0) > 0);
+    }
+  };
+  for (int i = 0; i < 50; ++i) round();
+  const std::uint64_t before = allocations.load();
+  for (int i = 0; i < 200; ++i) {
+    for (auto& client : clients) client->send(request);
+    engine.tick();
+    for (auto& client : clients) (void)::recv(client->peer(), sink, sizeof sink, 0);
+  }
+  CHECK(allocations.load() == before);
+  CHECK(engine.front_stats().responses[200] == 250 * clients.size());
+}
+
+}  // namespace
+}  // namespace servolley::engine
