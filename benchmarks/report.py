@@ -43,26 +43,23 @@ class Table:
 
 def render(results: Results, cases: Sequence[Case], rounds: int, markdown: bool) -> str:
     """The whole page."""
-    tables = [
-        table
-        for table in (
-            _served(results, cases, rounds),
-            _in_process(results),
-            _parsing(results),
-            _limits(results),
-        )
-        if table.rows
-    ]
+    everything = (
+        _served(results, cases),
+        _in_process(results),
+        _parsing(results),
+        _core(results),
+        _limits(results),
+    )
     note = (
         f"{_processor()}, {os.cpu_count()} cores, loopback. Medians of {rounds} interleaved rounds, ± half "
         "of the distance between the extremes; ratios are medians of the rounds' ratios. Other processes had "
         f"{results.others():.0%} of the machine meanwhile (median)."
     )
-    pages = [table.markdown() if markdown else table.plain() for table in tables]
+    pages = [table.markdown() if markdown else table.plain() for table in everything if table.rows]
     return "\n\n".join([*pages, note])
 
 
-def _served(results: Results, cases: Sequence[Case], rounds: int) -> Table:
+def _served(results: Results, cases: Sequence[Case]) -> Table:
     rows: list[list[str]] = []
     titles = {case.name: case.title for case in cases}
     for case in titles:
@@ -105,6 +102,11 @@ def _parsing(results: Results) -> Table:
         if name.endswith(" orjson")
     ]
     return Table("orjson.loads + numpy.asarray on the request's text", ("case", "CPU us/parse"), rows)
+
+
+def _core(results: Results) -> Table:
+    rows = [[name, _digits(speed / 1e6)] for name, speed in results.core.items()]
+    return Table("core_bench: the codecs alone", ("line", "MB/s"), rows)
 
 
 def _limits(results: Results) -> Table:
