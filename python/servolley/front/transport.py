@@ -3,7 +3,7 @@ this moves bytes and flags, with one bound core call per read."""
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from servolley._core import CALLS, CLOSE, OUTPUT, PAUSE, RESUME, TICK, HttpConnection
 from servolley.front.calls import Call, Reply, error_reply, status_reply
@@ -60,9 +60,9 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     # --- asyncio ---
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, base: asyncio.BaseTransport) -> None:
         assert self._core is not None
+        transport = cast("asyncio.Transport", base)  # uvloop's transports are not registered as such
         self._transport = transport
         if not self._driver.may_open():
             self._refuse(transport)
