@@ -30,6 +30,7 @@ struct Allocator;
 struct TypeInfo;
 struct TensorInfo;
 struct CudaOptions;
+struct ArenaConfig;
 
 enum ErrorCode : int {
   kOk = 0,
@@ -135,6 +136,10 @@ using LogFunction = void (*)(void* parameter, int severity, const char* category
   X(137, bind_output, Error*, Binding*, const char* name, const Value*)                            \
   X(138, bind_output_to_device, Error*, Binding*, const char* name, const MemoryInfo*)             \
   X(140, bound_outputs, Error*, const Binding*, Allocator*, Value***, std::size_t* count)          \
+  X(144, register_allocator, Error*, Env*, const MemoryInfo*, const ArenaConfig*)                  \
+  X(156, create_arena_config, Error*, std::size_t limit_bytes, int extend_strategy,                \
+    int first_chunk_bytes, int dead_bytes, ArenaConfig**)                                          \
+  X(157, release_arena_config, void, ArenaConfig*)                                                 \
   X(165, add_run_config, Error*, RunOptions*, const char* key, const char* value)                  \
   X(204, append_cuda, Error*, SessionOptions*, const CudaOptions*)                                 \
   X(205, create_cuda_options, Error*, CudaOptions**)                                               \

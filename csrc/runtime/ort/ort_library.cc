@@ -82,21 +82,25 @@ Result<OpenedTable> open_table(const std::string& path) {
   return opened;
 }
 
-Result<std::shared_ptr<OrtLibrary>> OrtLibrary::open(const std::string& path) {
+Result<std::shared_ptr<OrtLibrary>> OrtLibrary::open(const std::string& path,
+                                                     std::size_t arena_limit_bytes) {
   auto opened = open_table(path);
   if (!opened) return std::move(opened).error();
-  auto library = Library::create(opened->functions, std::move(opened->version));
+  auto library = Library::create(opened->functions, std::move(opened->version), arena_limit_bytes);
   if (!library) return std::move(library).error();
   return std::shared_ptr<OrtLibrary>(std::move(*library));
 }
 
 Result<std::shared_ptr<Library>> Library::create(const abi::Functions& functions,
-                                                 std::string version) {
+                                                 std::string version,
+                                                 std::size_t arena_limit_bytes) {
   std::shared_ptr<Library> library(new Library(functions, std::move(version)));
   const abi::Functions& api = library->api_;
-  const auto fatal = [&](abi::Error* error) {
-    const Status status = library->take(error, Phase::kRun);
+  const auto fatal_status = [](const Status& status) {
     return status.ok() ? Status() : unusable("ONNX Runtime cannot be used: " + status.message());
+  };
+  const auto fatal = [&](abi::Error* error) {
+    return fatal_status(library->take(error, Phase::kLoad));
   };
   abi::Env* env = nullptr;
   SERVOLLEY_TRY(
@@ -112,7 +116,25 @@ Result<std::shared_ptr<Library>> Library::create(const abi::Functions& functions
   SERVOLLEY_TRY(fatal(api.available_providers(&names, &count)));
   for (int i = 0; i < count; ++i) library->providers_.emplace_back(names[i]);
   SERVOLLEY_TRY(fatal(api.release_providers(names, count)));
+  if (arena_limit_bytes > 0) SERVOLLEY_TRY(fatal_status(library->share_arena(arena_limit_bytes)));
   return library;
+}
+
+Status Library::share_arena(std::size_t limit_bytes) {
+  abi::MemoryInfo* raw_memory = nullptr;
+  SERVOLLEY_TRY(
+      take(api_.create_cpu_memory_info(abi::kArenaAllocator, abi::kDefaultMemory, &raw_memory),
+           Phase::kLoad));
+  const auto memory = own(raw_memory, api_.release_memory_info);
+  abi::ArenaConfig* raw_config = nullptr;
+  constexpr int kLibraryDefault = -1;
+  SERVOLLEY_TRY(take(api_.create_arena_config(limit_bytes, kLibraryDefault, kLibraryDefault,
+                                              kLibraryDefault, &raw_config),
+                     Phase::kLoad));
+  const auto config = own(raw_config, api_.release_arena_config);
+  SERVOLLEY_TRY(take(api_.register_allocator(env_.get(), raw_memory, raw_config), Phase::kLoad));
+  shares_arena_ = true;
+  return {};
 }
 
 bool Library::has_provider(std::string_view name) const {

@@ -19,7 +19,13 @@ class OrtLibrary {
   // Opens `path` (libonnxruntime.so...). Sets ORT_DISABLE_TELEMETRY=1 first unless the variable is
   // set. FAILED_PRECONDITION names the path if it cannot be opened or is too old. The library stays
   // mapped until the process ends: ONNX Runtime does not support being unloaded.
-  static Result<std::shared_ptr<OrtLibrary>> open(const std::string& path);
+  //
+  // With `arena_limit_bytes` all sessions share one arena for what a run needs (weights lie outside
+  // it): a run that would take more is RESOURCE_EXHAUSTED, however large a client's numbers make
+  // it. With 0 every session has an arena of its own without a limit. ONNX Runtime keeps the shared
+  // arena per process, whatever number of libraries is open, so a process opens one with a limit.
+  static Result<std::shared_ptr<OrtLibrary>> open(const std::string& path,
+                                                  std::size_t arena_limit_bytes = 0);
   virtual ~OrtLibrary() = default;
   virtual std::string version() const = 0;                 // "1.32.0"
   virtual std::vector<std::string> providers() const = 0;  // "CPUExecutionProvider", ...

@@ -33,6 +33,13 @@ Status configure(const Library& library, const OrtOptions& wanted, abi::SessionO
   for (const char* key : {"session.intra_op.allow_spinning", "session.inter_op.allow_spinning"}) {
     SERVOLLEY_TRY(take(api.add_session_config(options, key, spinning)));
   }
+  if (library.shares_arena() && wanted.memory_arena) {
+    // Weights come from outside the arena: they are no client's doing and go back when unloaded.
+    for (const char* key :
+         {"session.use_env_allocators", "session.use_device_allocator_for_initializers"}) {
+      SERVOLLEY_TRY(take(api.add_session_config(options, key, "1")));
+    }
+  }
   return append_provider(library, wanted.device, options);
 }
 

@@ -65,7 +65,7 @@ TEST_CASE("every declared slot is called and does what its name says") {
 
   Pool pool(cpu_device(), {});
   {
-    auto created = Library::create(counted, opened->version);
+    auto created = Library::create(counted, opened->version, std::size_t{64} << 20);
     REQUIRE(created);
     const std::shared_ptr<OrtLibrary> library = *created;
     OrtOptions options;
