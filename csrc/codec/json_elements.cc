@@ -68,6 +68,12 @@ bool fail_element(const TensorSource& source, std::string_view expected) {
   return reader.fail(invalid_argument(std::move(text)));
 }
 
+bool fail_length(const TensorSource& source, std::size_t found, std::size_t expected) {
+  return source.reader.fail(invalid_argument(
+      message("input ", quoted(source.input), ": an array of ", std::to_string(found),
+              " elements where ", std::to_string(expected), " are expected")));
+}
+
 bool read_careful(const TensorSource& source, float& out) { return read_float(source, out); }
 bool read_careful(const TensorSource& source, double& out) { return read_float(source, out); }
 
@@ -176,6 +182,21 @@ bool BytesElements::row(std::size_t& count) {
     ++count;
   }
   return !source().reader.failed();
+}
+
+bool BytesElements::rows(std::size_t length, std::size_t& count) {
+  JsonReader& reader = source().reader;
+  // What is left looks like a whole array whose '[' was just read.
+  bool first = true;
+  while (reader.next_element(first)) {
+    if (*reader.at() != '[') return fail_element(source(), "an array");
+    reader.move_to(reader.at() + 1);
+    std::size_t found = 0;
+    if (!row(found)) return false;
+    if (found != length) return fail_length(source(), found, length);
+    ++count;
+  }
+  return !reader.failed();
 }
 
 }  // namespace servolley::codec

@@ -16,11 +16,14 @@ namespace servolley::codec {
 //   bool begin_declared(elements)      room for exactly that many
 //   bool begin_inferred(text_bytes)    room for what that much text may hold; grows
 //   bool row(count)                    the cursor is behind '['; reads to behind ']'
+//   bool rows(length, count)           reads the rest of an array of such arrays; adds to count
 //   bool one()                         reads a single element
 //   bool finish(shape, out)            hands the tensor over
 
 // Says what is wrong with the element at the cursor. Always false.
 bool fail_element(const TensorSource& source, std::string_view expected);
+// Says that an array has another length than the first of its kind. Always false.
+bool fail_length(const TensorSource& source, std::size_t found, std::size_t expected);
 
 // The careful way for numbers of any form: strict grammar, correct rounding, exact ranges.
 bool read_careful(const TensorSource& source, float& out);
@@ -118,59 +121,107 @@ class FixedElements {
   }
 
   bool row(std::size_t& count) {
-    reader().skip_space();
-    const char* at = reader().at();
+    T* next = next_;
+    const char* const behind = read_row(reader().at(), next, count);
+    if (!behind) return false;
+    next_ = next;
+    reader().move_to(behind);
+    return true;
+  }
+
+  // Arrays of `length` elements each, and what is between them; the cursor is where the first may
+  // begin. Reads to behind the ']' of the array that holds them. Everything that this loop needs
+  // stays in registers, which matters for short arrays (the channels of a pixel).
+  bool rows(std::size_t length, std::size_t& count) {
     const char* const end = reader().end();
-    if (at != end && *at == ']') {
-      reader().move_to(at + 1);
-      count = 0;
-      return true;
-    }
-    const T* first = next_;
-    std::size_t counted = 0;
+    const char* at = reader().at();
     T* next = next_;
     for (;;) {
+      at = skip_space(at, end);
+      std::size_t found = 0;
+      if (at == end || *at != '[') {
+        sync(at, next);
+        return fail_element(source(), "an array");
+      }
+      const char* const behind = read_row(at + 1, next, found);
+      if (!behind) return false;
+      if (found != length) {
+        sync(behind, next);
+        return fail_length(source(), found, length);
+      }
+      ++count;
+      at = behind;
+      if (at != end && *at == ',') [[likely]] {
+        ++at;
+        continue;
+      }
+      at = skip_space(at, end);
+      if (at != end && *at == ',') {
+        ++at;
+        continue;
+      }
+      sync(at, next);
+      if (at == end || *at != ']') return reader().fail_syntax("expected ',' or ']'");
+      reader().move_to(at + 1);
+      return true;
+    }
+  }
+
+ private:
+  JsonReader& reader() const { return source().reader; }
+  static const char* skip_space(const char* at, const char* end) {
+    while (at != end && static_cast<unsigned char>(*at) <= ' ') {
+      if (*at != ' ' && *at != '\n' && *at != '\r' && *at != '\t') break;
+      ++at;
+    }
+    return at;
+  }
+
+  void sync(const char* at, T* next) {
+    next_ = next;
+    reader().move_to(at);
+  }
+
+  // Reads elements from behind a '[' to behind its ']'. nullptr after an error.
+  [[gnu::always_inline]] inline const char* read_row(const char* at, T*& next, std::size_t& count) {
+    const char* const end = reader().end();
+    const T* first = next;
+    count = 0;
+    at = skip_space(at, end);
+    if (at != end && *at == ']') return at + 1;
+    for (;;) {
       if (next == room_) [[unlikely]] {
-        counted += static_cast<std::size_t>(next - first);
-        next_ = next;
-        reader().move_to(at);
-        if (!grow()) return false;
+        count += static_cast<std::size_t>(next - first);
+        sync(at, next);
+        if (!grow()) return nullptr;
         first = next = next_;
       }
       if (const char* const behind = parse(at, end, *next)) [[likely]] {
         at = behind;
       } else {
-        next_ = next;
-        reader().move_to(at);
-        if (!read_element_careful(source(), *next)) return false;
+        sync(at, next);
+        if (!read_element_careful(source(), *next)) return nullptr;
         at = reader().at();
       }
       ++next;
       if (at != end && *at == ',') [[likely]] {
         ++at;
       } else {
-        reader().move_to(at);
-        reader().skip_space();
-        at = reader().at();
-        if (at == end) return reader().fail_syntax("an array is not closed");
-        if (*at == ']') break;
-        if (*at != ',') return reader().fail_syntax("expected ',' or ']'");
+        at = skip_space(at, end);
+        if (at != end && *at == ']') break;
+        if (at == end || *at != ',') {
+          sync(at, next);
+          reader().fail_syntax(at == end ? "an array is not closed" : "expected ',' or ']'");
+          return nullptr;
+        }
         ++at;
       }
-      // Not skip_space: at most one space is the usual case.
-      while (at != end && static_cast<unsigned char>(*at) <= ' ') {
-        if (*at != ' ' && *at != '\n' && *at != '\r' && *at != '\t') break;
-        ++at;
-      }
+      at = skip_space(at, end);
     }
-    next_ = next;
-    count = counted + static_cast<std::size_t>(next - first);
-    reader().move_to(at + 1);
-    return true;
+    count += static_cast<std::size_t>(next - first);
+    return at + 1;
   }
 
- private:
-  JsonReader& reader() const { return source().reader; }
   std::size_t used() const {
     return static_cast<std::size_t>(reinterpret_cast<std::byte*>(next_) - store_.begin());
   }
@@ -185,13 +236,13 @@ class FixedElements {
     place(kept);
     return true;
   }
-  static const char* parse(const char* at, const char* end, T& out) {
+  [[gnu::always_inline]] static const char* parse(const char* at, const char* end, T& out) {
     if (end - at >= kNumberReadAhead) [[likely]]
       return parse_element(at, out);
     return parse_near_end(at, end, out);
   }
   // Reads a copy with zeros behind it, which end every number.
-  static const char* parse_near_end(const char* at, const char* end, T& out) {
+  [[gnu::noinline]] static const char* parse_near_end(const char* at, const char* end, T& out) {
     std::array<char, 2 * kNumberReadAhead> copy{};
     std::memcpy(copy.data(), at, static_cast<std::size_t>(end - at));
     const char* const behind = parse_element(copy.data(), out);
@@ -215,6 +266,7 @@ class BytesElements {
   std::size_t elements() const { return elements_; }
   bool one();
   bool row(std::size_t& count);
+  bool rows(std::size_t length, std::size_t& count);
 
  private:
   bool read_base64_object();

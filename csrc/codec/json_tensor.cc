@@ -76,23 +76,29 @@ class NestedReader {
     std::size_t count = 0;
     if (level + 1 == rank_) {
       if (!elements_.row(count)) return false;
-    } else {
-      bool first = true;
-      while (reader().next_element(first)) {
-        if (*reader().at() != '[') return fail_element(elements_.source(), "an array");
-        reader().move_to(reader().at() + 1);
-        if (!array(level + 1)) return false;
-        ++count;
-      }
-      if (reader().failed()) return false;
+    } else if (!arrays(level, count)) {
+      return false;
     }
     std::int64_t& dim = dims_[level];
     if (dim == -1) dim = static_cast<std::int64_t>(count);
     if (dim == static_cast<std::int64_t>(count)) return true;
-    return reader().fail(invalid_argument(
-        message("input ", quoted(elements_.source().input), ": an array of ", std::to_string(count),
-                " elements where ", std::to_string(dim), " are expected (dimension ",
-                std::to_string(level), " of its data)")));
+    return fail_length(elements_.source(), count, static_cast<std::size_t>(dim));
+  }
+
+  // The elements of an array at `level` that are arrays themselves.
+  bool arrays(std::size_t level, std::size_t& count) {
+    bool first = true;
+    while (reader().next_element(first)) {
+      // Behind the first row at the latest, its length is known.
+      if (level + 2 == rank_ && dims_.rank() == rank_ && dims_[level + 1] != -1) {
+        return elements_.rows(static_cast<std::size_t>(dims_[level + 1]), count);
+      }
+      if (*reader().at() != '[') return fail_element(elements_.source(), "an array");
+      reader().move_to(reader().at() + 1);
+      if (!array(level + 1)) return false;
+      ++count;
+    }
+    return !reader().failed();
   }
 
   Elements elements_;

@@ -25,26 +25,19 @@ inline std::uint64_t load_eight(const char* at) {
   return chunk;
 }
 
-// How many of the eight characters, from the first on, are digits. Carries only spoil flags above
-// the first character that is none.
-inline unsigned leading_digits(std::uint64_t chunk) {
-  const std::uint64_t others =
-      ((chunk + 0x4646464646464646) | (chunk - 0x3030303030303030)) & 0x8080808080808080;
-  return others ? static_cast<unsigned>(std::countr_zero(others)) / 8 : 8;
+// Whether all eight characters are digits.
+inline bool eight_digits(std::uint64_t chunk) {
+  return (((chunk + 0x4646464646464646) | (chunk - 0x3030303030303030)) & 0x8080808080808080) == 0;
 }
 
-// The number made of the first `count` characters, which are digits.
-inline std::uint64_t digits_value(std::uint64_t chunk, unsigned count) {
-  // Shifting in zero digits in front; in two steps, since a shift by 64 is undefined.
-  std::uint64_t v = (chunk - 0x3030303030303030) << (32 - 4 * count) << (32 - 4 * count);
-  v = v * 10 + (v >> 8);
-  return ((v & 0x000000FF000000FF) * 0x000F424000000064 +
-          ((v >> 16) & 0x000000FF000000FF) * 0x0000271000000001) >>
+inline std::uint64_t eight_digits_value(std::uint64_t chunk) {
+  chunk -= 0x3030303030303030;
+  chunk = chunk * 10 + (chunk >> 8);
+  return ((chunk & 0x000000FF000000FF) * 0x000F424000000064 +
+          ((chunk >> 16) & 0x000000FF000000FF) * 0x0000271000000001) >>
          32;
 }
 
-inline constexpr std::array<std::uint64_t, 9> kTens = {1,      10,      100,      1000,     10000,
-                                                       100000, 1000000, 10000000, 100000000};
 inline constexpr std::array<double, 23> kExactTens = {
     1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
     1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
@@ -55,54 +48,84 @@ struct Decimal {
   bool negative = false;
 };
 
-inline bool is_digit(char c) { return static_cast<unsigned char>(c - '0') < 10; }
+inline unsigned digit(char c) { return static_cast<unsigned char>(c - '0'); }
 
-// Digits up to `chunks` * 8 of them. False if there may be more.
-template <int kChunks>
-inline bool read_digits(const char*& at, std::uint64_t& value) {
-  for (int i = 0; i < kChunks; ++i) {
-    const std::uint64_t chunk = load_eight(at);
-    const unsigned count = leading_digits(chunk);
-    value = value * kTens[count] + digits_value(chunk, count);
-    at += count;
-    if (count < 8) return true;
+// Digits one by one, `most` of them. The branches are guessed right as long as the numbers have the
+// same number of digits.
+[[gnu::always_inline]] inline void read_digits(const char*& at, std::uint64_t& value, int most) {
+  const char* const stop = at + most;
+  for (unsigned d = digit(*at); d <= 9 && at != stop; d = digit(*at)) {
+    value = value * 10 + d;
+    ++at;
   }
-  return false;
+}
+
+// An integer's digits, 19 of them at most, and its sign; `at` goes behind them. Integers vary in
+// length (pixels have one to three digits), so short ones take no branch on it, and where they end
+// depends on one load only: that is the way to the next number. False unless a digit comes first.
+[[gnu::always_inline]] inline bool read_integer(const char*& at, std::uint64_t& value) {
+  constexpr std::uint64_t kHighs = 0x8080808080808080;
+  const std::uint64_t raw = load_eight(at);
+  const unsigned sign_bits = (raw & 0xFF) == '-' ? 8 : 0;
+  // Flags what is no digit, without carries from byte to byte, the first character aside.
+  const std::uint64_t others =
+      (raw | ((raw & ~kHighs) + 0x4646464646464646) | ~((raw | kHighs) - 0x3030303030303030)) &
+      kHighs & ~std::uint64_t{0xFF};
+  if (others == 0) [[unlikely]] {
+    at += sign_bits / 8;
+    const char* const first = at;
+    read_digits(at, value, 19);
+    return at != first;
+  }
+  const auto bits = static_cast<unsigned>(std::countr_zero(others)) & ~7u;
+  at += bits / 8;
+  const std::uint64_t digits = (raw >> sign_bits) ^ 0x3030303030303030;
+  // Zeros come in as leading digits; in two steps, since a shift by 64 is undefined.
+  value = eight_digits_value((digits << (56 - bits + sign_bits) << 8) ^ 0x3030303030303030);
+  return (digits & 0xFF) <= 9 && bits > sign_bits;
 }
 
 // A JSON number of at most 18 significant digits.
-inline const char* read_decimal(const char* at, Decimal& out) {
+[[gnu::always_inline]] inline const char* read_decimal(const char* at, Decimal& out) {
   out.negative = *at == '-';
-  at += out.negative;
-  const char* const integer = at;
-  if (at[1] == '.') {
-    out.mantissa = static_cast<unsigned char>(*at - '0');
+  const char* const integer = at + out.negative;
+  if (integer[1] == '.') {
+    out.mantissa = digit(*integer);
     if (out.mantissa > 9) return nullptr;
-    ++at;
-  } else {
-    if (!read_digits<2>(at, out.mantissa)) return nullptr;
-    if (at == integer || (*integer == '0' && at - integer > 1)) return nullptr;
+    at = integer + 1;
+  } else if (!read_integer(at, out.mantissa)) {
+    return nullptr;
   }
-  auto significant = out.mantissa == 0 ? 0 : at - integer;
+  auto significant = at - integer;
+  if (*integer == '0' && significant > 1) return nullptr;
   if (*at == '.') {
     const char* const fraction = ++at;
-    const bool leading_zero = significant == 0 && *fraction == '0';
-    if (!read_digits<3>(at, out.mantissa)) return nullptr;
+    if (std::uint64_t chunk = load_eight(at); eight_digits(chunk)) {
+      out.mantissa = out.mantissa * 100'000'000 + eight_digits_value(chunk);
+      at += 8;
+      if (chunk = load_eight(at); eight_digits(chunk)) {
+        out.mantissa = out.mantissa * 100'000'000 + eight_digits_value(chunk);
+        at += 8;
+      }
+    }
+    read_digits(at, out.mantissa, 8);
     const auto digits = at - fraction;
     if (digits == 0) return nullptr;
-    significant += digits - leading_zero;
-    if (significant > 18) return nullptr;
+    // Zeros in front do not count.
+    significant += digits;
+    if (*integer == '0') significant -= *fraction == '0' ? 2 : 1;
     out.exponent = -static_cast<int>(digits);
   }
+  if (significant > 18 || digit(*at) <= 9) return nullptr;
   if ((*at | 0x20) == 'e') {
     ++at;
     const bool down = *at == '-';
     at += down || *at == '+';
-    if (!is_digit(*at)) return nullptr;
-    int exponent = *at++ - '0';
-    if (is_digit(*at)) exponent = exponent * 10 + (*at++ - '0');
-    if (is_digit(*at)) return nullptr;
-    out.exponent += down ? -exponent : exponent;
+    const char* const power = at;
+    std::uint64_t exponent = 0;
+    read_digits(at, exponent, 3);
+    if (at == power || exponent > 99) return nullptr;
+    out.exponent += down ? -static_cast<int>(exponent) : static_cast<int>(exponent);
   }
   return at;
 }
@@ -111,6 +134,7 @@ inline const char* read_decimal(const char* at, Decimal& out) {
 // mantissa fits 53 bits. |exponent| must be at most 22.
 inline double scaled(const Decimal& d) {
   const auto mantissa = static_cast<double>(static_cast<std::int64_t>(d.mantissa));
+  if (d.exponent == 0) return mantissa;
   return d.exponent < 0 ? mantissa / kExactTens[static_cast<std::size_t>(-d.exponent)]
                         : mantissa * kExactTens[static_cast<std::size_t>(d.exponent)];
 }
@@ -119,7 +143,7 @@ inline bool small_exponent(int exponent) { return exponent >= -22 && exponent <=
 
 }  // namespace detail
 
-inline const char* parse_quick(const char* at, float& out) {
+[[gnu::always_inline]] inline const char* parse_quick(const char* at, float& out) {
   detail::Decimal decimal;
   at = detail::read_decimal(at, decimal);
   if (!at || !detail::small_exponent(decimal.exponent)) return nullptr;
@@ -129,32 +153,31 @@ inline const char* parse_quick(const char* at, float& out) {
   constexpr std::uint64_t kMiddle = std::uint64_t{1} << 28;
   constexpr std::uint64_t kLower = (kMiddle << 1) - 1;
   const auto bits = std::bit_cast<std::uint64_t>(value);
-  if (((bits - kMiddle + 4) & kLower) <= 8) return nullptr;
-  if (value > 3e38) return nullptr;
-  const auto narrow = static_cast<float>(value);
-  out = decimal.negative ? -narrow : narrow;
+  if (((bits - kMiddle + 4) & kLower) <= 8 || value > 3e38) return nullptr;
+  // No branch on the sign: that is a coin toss.
+  const std::uint64_t sign = std::uint64_t{decimal.negative} << 63;
+  out = static_cast<float>(std::bit_cast<double>(bits | sign));
   return at;
 }
 
-inline const char* parse_quick(const char* at, double& out) {
+[[gnu::always_inline]] inline const char* parse_quick(const char* at, double& out) {
   detail::Decimal decimal;
   at = detail::read_decimal(at, decimal);
   constexpr std::uint64_t kExact = std::uint64_t{1} << 53;
   if (!at || !detail::small_exponent(decimal.exponent) || decimal.mantissa > kExact) return nullptr;
-  const double value = detail::scaled(decimal);
-  out = decimal.negative ? -value : value;
+  const std::uint64_t sign = std::uint64_t{decimal.negative} << 63;
+  out = std::bit_cast<double>(std::bit_cast<std::uint64_t>(detail::scaled(decimal)) | sign);
   return at;
 }
 
 // Integers: range checked, no fraction and no exponent behind them.
 template <class Integer>
-inline const char* parse_quick_integer(const char* at, Integer& out) {
+[[gnu::always_inline]] inline const char* parse_quick_integer(const char* at, Integer& out) {
   const bool negative = *at == '-';
-  at += negative;
-  const char* const first = at;
+  const char* const first = at + negative;
   std::uint64_t value = 0;
-  if (!detail::read_digits<2>(at, value)) return nullptr;
-  if (at == first || (*first == '0' && at - first > 1)) return nullptr;
+  if (!detail::read_integer(at, value)) return nullptr;
+  if (at - first > 18 || (*first == '0' && at - first > 1)) return nullptr;
   if (*at == '.' || (*at | 0x20) == 'e') return nullptr;
   using Limits = std::numeric_limits<Integer>;
   if (negative) {
