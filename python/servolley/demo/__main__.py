@@ -105,11 +105,18 @@ def show_moved(before: dict[str, float], after: dict[str, float]) -> None:
             say(f"  {series} {before.get(series, 0.0):g} -> {value:g}")
 
 
+def command() -> str:
+    """How to call the installed command from here."""
+    installed = Path(sys.executable).parent / "servolley"
+    here = Path.cwd()
+    return str(installed.relative_to(here) if installed.is_relative_to(here) else installed)
+
+
 def next_steps(repository: Path, row: Rows) -> None:
     pixels = ",".join(f"{pixel:g}" for pixel in row[0])
     step("What to try next")
     say(f"""  Serve it yourself:
-    servolley serve {repository}
+    {command()} serve {repository}
   Ask it, in TensorFlow Serving's words:
     curl -d '{{"instances":[[{pixels}]]}}' http://localhost:8000/v1/models/{_MODEL}:predict
   Or in the Open Inference Protocol's:
