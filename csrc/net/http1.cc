@@ -38,6 +38,16 @@ void Http1Connection::Impl::sent(std::size_t bytes, TimePoint now) {
   const bool was_paused = paused();
   answers.sent(bytes);
   if (bytes) write_since = now;
+  output_left(was_paused, now);
+}
+
+void Http1Connection::Impl::take_output(Payload& output, TimePoint now) {
+  const bool was_paused = paused();
+  if (!answers.take(output)) return abort();
+  output_left(was_paused, now);
+}
+
+void Http1Connection::Impl::output_left(bool was_paused, TimePoint now) {
   idle_since = now;
   restart_clocks(was_paused, now);
   // Also if the pause ended with an answer before: only now do we call the handler.
@@ -79,8 +89,7 @@ std::size_t Http1Connection::output(iovec* pieces, std::size_t count) const {
 void Http1Connection::sent(std::size_t bytes, TimePoint now) { impl_->sent(bytes, now); }
 
 void Http1Connection::take_output(Payload& output, TimePoint now) {
-  if (!impl_->answers.take(output)) return impl_->abort();
-  impl_->sent(0, now);
+  impl_->take_output(output, now);
 }
 
 bool Http1Connection::has_output() const { return impl_->answers.has_output(); }

@@ -81,6 +81,8 @@ struct Http1Connection::Impl {
   // ---- answering
   void answer(std::uint64_t exchange, const ResponseHead& head, Payload& body, TimePoint now);
   void sent(std::size_t bytes, TimePoint now);
+  void take_output(Payload& output, TimePoint now);
+  void output_left(bool was_paused, TimePoint now);
   void send_100(TimePoint now);
   void restart_clocks(bool was_paused, TimePoint now);
 

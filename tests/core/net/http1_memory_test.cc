@@ -273,6 +273,45 @@ TEST_CASE("an answer's large segments are sent from where they lie and given bac
                         std::string(100000, 'L') + std::string(100, 's'));
 }
 
+TEST_CASE("output can be handed over with its leases, and ends a pause like sending does") {
+  Link link({.limits = {.exchanges = 2}});
+  link.read(get("/a") + get("/b") + get("/c") + "POST /d HTTP/1.1");
+  REQUIRE(link.recorder.calls.size() == 2);
+  auto large = link.pool.allocate(50000);
+  REQUIRE(large);
+  const std::byte* const where = large->data();
+  std::memset(large->data(), 'L', 50000);
+  Payload body;
+  body.add(std::move(*large), where, 50000);
+  link.connection.respond(link.recorder.calls[1].exchange, {}, body, link.now);
+  link.respond(link.recorder.calls[0].exchange, "first");
+  link.now += std::chrono::seconds(500);
+
+  Payload taken;
+  link.connection.take_output(taken, link.now);
+  CHECK_FALSE(link.connection.has_output());
+  CHECK(link.recorder.calls.size() == 3);
+  CHECK(link.connection.next_deadline() == link.now + std::chrono::seconds(10));
+  link.respond(link.recorder.calls[2].exchange, "overwrites what was sent inline");
+
+  std::string text;
+  bool in_place = false;
+  for (const Segment& segment : taken.segments()) {
+    CHECK(segment.owner);
+    text += as_text({segment.data, segment.size});
+    in_place |= segment.data == where;
+  }
+  const Replies replies(text);
+  REQUIRE(replies.list.size() == 2);
+  CHECK(replies.list[0].body == "first");
+  CHECK(replies.list[1].body == std::string(50000, 'L'));
+  CHECK(in_place);
+  link.pump();
+  const std::size_t in_use = link.pool.stats().in_use_bytes;
+  taken.clear();
+  CHECK(link.pool.stats().in_use_bytes + 50000 <= in_use);
+}
+
 TEST_CASE("leases of dropped answers are given back") {
   Link link;
   link.feed(get("/a") + get("/b") + "HEAD /c HTTP/1.1\r\nHost: h\r\n\r\n");
