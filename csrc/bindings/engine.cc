@@ -47,6 +47,7 @@ std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int
   {
     const py::gil_scoped_release release;
     read.runtime.pool = &self.engine->pool();
+    read.servable.load_started = Clock::now();
     auto runner = ort::load_model(self.library, path, read.runtime);
     if (runner) {
       auto made = self.engine->create_servable(name, version, std::move(*runner), read.servable);

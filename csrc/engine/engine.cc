@@ -108,12 +108,13 @@ bool Engine::infer(HttpConnection& connection, net::HttpRequest&& call, const Ho
   ++in_flight_;
   request.connection = &connection;
   connection.add_open(request);
-  earliest_deadline_ = std::min(earliest_deadline_, request.deadline);
+  const bool earlier = request.deadline < earliest_deadline_;
+  if (earlier) earliest_deadline_ = request.deadline;
   if (run_inline && std::find(inline_ready_.begin(), inline_ready_.end(), request.servable) ==
                         inline_ready_.end()) {
     inline_ready_.push_back(request.servable);
   }
-  return run_inline;
+  return run_inline || earlier;
 }
 
 Status Engine::decode(Request& request, net::HttpRequest& call) {

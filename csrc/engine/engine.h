@@ -78,7 +78,8 @@ class Engine final : public BatchSink {
   const EngineOptions& options() const { return options_; }
 
   // --- for connections ---
-  // Decodes and admits a hot call; on an error answers it. True if tick() must follow.
+  // Decodes and admits a hot call; on an error answers it. True if tick() must follow:
+  // for inline work, or because the loop has to hear of an earlier deadline than it knew.
   bool infer(HttpConnection& connection, net::HttpRequest&& call, const HotRoute& route,
              TimePoint now);
   void refuse(HttpConnection& connection, std::uint64_t exchange, const Status& status);

@@ -51,7 +51,8 @@ Result<std::shared_ptr<Servable>> Servable::create(std::string name, std::int64_
   std::shared_ptr<Servable> servable(
       new Servable(std::move(name), version, std::move(runner), options, context));
   if (Status status = servable->prepare(); !status.ok()) return status;
-  servable->load_time_ = Clock::now() - start;
+  const bool started_before = options.load_started != TimePoint{};
+  servable->load_time_ = Clock::now() - (started_before ? options.load_started : start);
   return servable;
 }
 

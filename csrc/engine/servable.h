@@ -31,6 +31,7 @@ struct ServableOptions {
   std::uint64_t default_timeout_us = 0;  // queue timeout of requests that name none; 0 = none
   bool allow_timeout_override = true;
   bool warmup = true;
+  TimePoint load_started{};  // when reading the model began; for load_time()
   // A batch of one row that runs shorter than this costs less than a hand-off to another thread.
   std::uint64_t inline_threshold_us = 50;
   std::map<std::string, std::vector<std::string>> labels;  // class labels by output
