@@ -127,24 +127,27 @@ def measure(
         raise RuntimeError(f"{server.name} {request.path}: {result['failed']} of {result['requests']} failed")
     requests, window = int(result["requests"]), float(result["seconds"])
     load_cpu_us = load_cpu / requests * 1e6
-    if request.volleys:
-        requests, first, last = _window(result["arrivals"])
+    volleys = _window(result["arrivals"], window) if request.volleys else None
+    if volleys is not None:
+        requests, first, last = volleys
         window, cpu = last - first, clock.at(last) - clock.at(first)
     return Sample(
         requests, window, cpu / requests * 1e6, load_cpu_us, result["p50_us"], result["p99_us"], others
     )
 
 
-def _window(arrivals: list[float]) -> tuple[int, float, float]:
+def _window(arrivals: list[float], run_s: float) -> tuple[int, float, float] | None:
     """(answers, first, last): from the end of the first volley to the end of the last, so that every volley
-    that is counted was also timed. Answers of one volley come closer together than a quarter of the mean."""
+    that is counted was also timed. None: the run saw too few volleys for that.
+
+    Answers of one volley come closer together than a quarter of the mean, or half a millisecond.
+    """
     arrivals = sorted(arrivals)
-    apart = (arrivals[-1] - arrivals[0]) / len(arrivals)
-    ends = [i for i in range(len(arrivals) - 1) if arrivals[i + 1] - arrivals[i] > apart / 4]
+    apart = max((arrivals[-1] - arrivals[0]) / len(arrivals) / 4, 0.0005)
+    ends = [i for i in range(len(arrivals) - 1) if arrivals[i + 1] - arrivals[i] > apart]
     ends.append(len(arrivals) - 1)
-    if len(ends) < 2:
-        raise RuntimeError("the run was too short: it saw a single volley of answers")
-    return ends[-1] - ends[0], arrivals[ends[0]], arrivals[ends[-1]]
+    first, last = arrivals[ends[0]], arrivals[ends[-1]]
+    return (ends[-1] - ends[0], first, last) if last - first > run_s / 3 else None
 
 
 def _own_cpu() -> float:
