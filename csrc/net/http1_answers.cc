@@ -1,35 +1,12 @@
 #include "net/http1_answers.h"
 
 #include <algorithm>
-#include <new>
 #include <utility>
 
+#include "net/heap_buffer.h"
 #include "net/http1_render.h"
 
 namespace servolley::net {
-namespace {
-
-// Memory beside the pool. A pool that is used up by tensors must not keep us from answering:
-// the answers are what will empty it.
-Buffer heap_buffer(std::size_t bytes) {
-  struct HeapBlock : Block {
-    std::byte* bytes() { return reinterpret_cast<std::byte*>(this + 1); }
-  };
-  void* memory = ::operator new(sizeof(HeapBlock) + bytes, std::nothrow);
-  if (!memory) return {};
-  auto* block = new (memory) HeapBlock;
-  block->data = block->bytes();
-  block->capacity = bytes;
-  block->leases.store(1, std::memory_order_relaxed);
-  block->release = [](Block* dead) noexcept {
-    auto* heap = static_cast<HeapBlock*>(dead);
-    heap->~HeapBlock();
-    ::operator delete(static_cast<void*>(heap));
-  };
-  return Buffer::adopt(block);
-}
-
-}  // namespace
 
 std::uint64_t AnswerQueue::open(bool head_only) {
   if (next_ - first_ == ring_.size()) grow_ring();

@@ -20,26 +20,31 @@
 namespace servolley::net {
 
 struct Http2Limits {
-  std::uint32_t concurrent_streams = 1024;            // announced; more are refused
-  std::uint32_t header_list_bytes = 16 << 10;         // announced; above: RESOURCE_EXHAUSTED
-  std::uint64_t message_bytes = (std::uint64_t{1} << 31) - 1;  // of one message, inflated: RESOURCE_EXHAUSTED
+  std::uint32_t concurrent_streams = 1024;     // announced; more are refused
+  std::uint32_t header_list_bytes = 16 << 10;  // announced; above: RESOURCE_EXHAUSTED
+  std::uint64_t message_bytes =
+      (std::uint64_t{1} << 31) - 1;  // of one message, inflated: RESOURCE_EXHAUSTED
   std::uint32_t stream_window_bytes = 4 << 20;
   std::uint32_t connection_window_bytes = 16 << 20;
-  std::uint64_t buffered_message_bytes = std::uint64_t{256} << 20;  // incomplete messages of one connection
-  std::size_t unsent_bytes = 8 << 20;       // queued answers before reading pauses
-  std::uint32_t floods_per_second = 2000;   // resets, PINGs, SETTINGS, empty frames, each: GOAWAY above
+  std::uint64_t buffered_message_bytes = std::uint64_t{256}
+                                         << 20;  // incomplete messages of one connection
+  std::size_t unsent_bytes = 8 << 20;            // queued answers before reading pauses
+  std::uint32_t floods_per_second =
+      2000;  // resets, PINGs, SETTINGS, empty frames, each: GOAWAY above
   Duration preface_timeout = std::chrono::seconds(10);
-  Duration idle_timeout = std::chrono::seconds(7200);   // without a stream: GOAWAY, then closed
-  Duration keepalive_interval = std::chrono::seconds(7200);  // a PING when nothing was read for so long
-  Duration keepalive_timeout = std::chrono::seconds(20);     // without its answer: closed
-  Duration write_timeout = std::chrono::seconds(60);    // unsent output without progress: dropped
+  Duration idle_timeout = std::chrono::seconds(7200);  // without a stream: GOAWAY, then closed
+  Duration keepalive_interval =
+      std::chrono::seconds(7200);  // a PING when nothing was read for so long
+  Duration keepalive_timeout = std::chrono::seconds(20);  // without its answer: closed
+  Duration write_timeout = std::chrono::seconds(60);      // unsent output without progress: dropped
 };
 
 // The head of a gRPC call. Views die with the handler's call that received them.
 struct GrpcHead {
-  std::string_view path;       // "/package.Service/Method"
+  std::string_view path;  // "/package.Service/Method"
   std::string_view authority;
-  std::span<const Header> metadata;  // everything that is neither pseudo nor gRPC's own; "-bin" as sent
+  std::span<const Header>
+      metadata;  // everything that is neither pseudo nor gRPC's own; "-bin" as sent
   std::optional<std::uint64_t> timeout_us;  // grpc-timeout, saturated
   bool accepts_gzip = false;
   bool accepts_deflate = false;
@@ -47,8 +52,8 @@ struct GrpcHead {
 
 enum class MessageCoding : std::uint8_t { kIdentity, kGzip, kDeflate };
 
-// One complete message of a call, as sent: still compressed if `coding` says so. `bytes` starts on a 64-byte
-// boundary of `owner`.
+// One complete message of a call, as sent: still compressed if `coding` says so. `bytes` starts on
+// a 64-byte boundary of `owner`.
 struct GrpcMessage {
   std::span<const std::byte> bytes;
   Buffer owner;
@@ -58,28 +63,30 @@ struct GrpcMessage {
 class Http2Handler {
  public:
   virtual ~Http2Handler() = default;
-  // A new call. A status that is not OK is answered at once (trailers only) and the call is over: nothing
-  // else is reported of it. `*message_limit` may be lowered for this call.
-  virtual Status on_call(std::uint32_t stream, const GrpcHead& head, std::uint64_t* message_limit) = 0;
+  // A new call. A status that is not OK is answered at once (trailers only) and the call is over:
+  // nothing else is reported of it. `*message_limit` may be lowered for this call.
+  virtual Status on_call(std::uint32_t stream, const GrpcHead& head,
+                         std::uint64_t* message_limit) = 0;
   virtual void on_message(std::uint32_t stream, GrpcMessage&& message) = 0;
   // The client will send no more messages.
   virtual void on_half_close(std::uint32_t stream) = 0;
-  // The call is over without our answer: reset by the client, or the connection failed. Not called for
-  // calls that were finished.
+  // The call is over without our answer: reset by the client, or the connection failed. Not called
+  // for calls that were finished.
   virtual void on_cancel(std::uint32_t stream) = 0;
 };
 
-// One HTTP/2 server connection that speaks gRPC (prior knowledge or ALPN h2), over nghttp2. Sans-I/O, like
-// Http1Connection, and used the same way. Requests that are not gRPC (method, content-type) get the HTTP
-// status that gRPC's specification names (415 for a foreign content-type).
+// One HTTP/2 server connection that speaks gRPC (prior knowledge or ALPN h2), over nghttp2.
+// Sans-I/O, like Http1Connection, and used the same way. Requests that are not gRPC (method,
+// content-type) get the HTTP status that gRPC's specification names (415 for a foreign
+// content-type).
 //
-// Flow control: a stream's window is given back as its bytes are consumed into messages, so a client cannot
-// make us hold more than buffered_message_bytes; output waits for the peer's windows, and while more than
-// unsent_bytes wait wants_read() is false.
+// Flow control: a stream's window is given back as its bytes are consumed into messages, so a
+// client cannot make us hold more than buffered_message_bytes; output waits for the peer's windows,
+// and while more than unsent_bytes wait wants_read() is false.
 class Http2Connection {
  public:
-  Http2Connection(Http2Handler& handler, Pool& pool, ReadScratch& scratch, const Http2Limits& limits,
-                  TimePoint now);
+  Http2Connection(Http2Handler& handler, Pool& pool, ReadScratch& scratch,
+                  const Http2Limits& limits, TimePoint now);
   ~Http2Connection();
   Http2Connection(const Http2Connection&) = delete;
   Http2Connection& operator=(const Http2Connection&) = delete;
@@ -88,15 +95,16 @@ class Http2Connection {
   void received(std::size_t bytes, TimePoint now);
   void received_eof(TimePoint now);
 
-  // Sends one message of a call. `body` is the message without its 5-byte prefix, already compressed if
-  // `coding` says so (then the call's first message announces grpc-encoding). Owners are taken over; small
-  // or ownerless segments are copied. Unknown streams are ignored.
+  // Sends one message of a call. `body` is the message without its 5-byte prefix, already
+  // compressed if `coding` says so (then the call's first message announces grpc-encoding). Owners
+  // are taken over; small or ownerless segments are copied. Unknown streams are ignored.
   void send_message(std::uint32_t stream, Payload& body, MessageCoding coding, TimePoint now);
-  // Ends a call: trailers with grpc-status and grpc-message (percent-encoded, UTF-8). Without a message
-  // before it, a trailers-only answer. `extra` are further trailers, lower-case names.
+  // Ends a call: trailers with grpc-status and grpc-message (percent-encoded, UTF-8). Without a
+  // message before it, a trailers-only answer. `extra` are further trailers, lower-case names.
   void finish(std::uint32_t stream, const Status& status, TimePoint now,
               std::span<const Header> extra = {});
-  // Bytes of a call's messages that wait to be sent: a stream of answers stops producing above its limit.
+  // Bytes of a call's messages that wait to be sent: a stream of answers stops producing above its
+  // limit.
   std::size_t unsent_bytes(std::uint32_t stream) const;
 
   std::size_t output(iovec* pieces, std::size_t count) const;
@@ -108,7 +116,7 @@ class Http2Connection {
   bool wants_close() const;
   std::size_t open_streams() const;
   // GOAWAY; calls under way are finished, then wants_close().
-  void drain();
+  void drain(TimePoint now);
 
   TimePoint next_deadline() const;
   void on_deadline(TimePoint now);
