@@ -54,6 +54,7 @@ Status TensorWriter::write_array(std::size_t dim) {
 
 template <class T, class Put>
 Status TensorWriter::write_numbers(std::size_t count, std::size_t widest, Put put) {
+  if (rest_.size() / sizeof(T) < count) return fail_short();
   // Room is checked once per block, not once per number.
   constexpr std::size_t kBlock = 64;
   const std::size_t slot = widest + 2;
@@ -136,12 +137,17 @@ Status TensorWriter::write_row(std::size_t count) {
   return {};
 }
 
+Status TensorWriter::fail_short() const {
+  return internal_error(
+      message("output ", quoted(output_), ": its data end before its shape does"));
+}
+
 Status TensorWriter::write_bytes(std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {
     if (i) SERVOLLEY_TRY(writer_.append(style_.separator));
     std::string_view element;
     if (!take_bytes_element(rest_, element)) {
-      return internal_error(message("output ", quoted(output_), ": its packed bytes end early"));
+      return fail_short();
     }
     --left_;
     SERVOLLEY_TRY(style_.bytes == BytesForm::kBase64 ? write_base64(element) : write_text(element));

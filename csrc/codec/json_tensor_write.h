@@ -50,6 +50,7 @@ class TensorWriter {
   Status write_bytes(std::size_t count);
   Status write_text(std::string_view element);
   Status write_base64(std::string_view element);
+  Status fail_short() const;
   Status make_room(std::size_t needed, std::size_t more_elements);
 
   const TensorView& tensor_;
