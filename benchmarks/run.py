@@ -74,15 +74,7 @@ class Bench:
             subjects = {case.name: self._subjects(case, stack) for case in self._cases}
             for case in self._cases:
                 for server in subjects[case.name]:
-                    _say(f"{case.name}: warming up {server.name}")
-                    measure(
-                        server,
-                        case.request,
-                        8,
-                        2 if case.both_cores else 1,
-                        self._folder,
-                        self._load_cores(case),
-                    )
+                    self._warm_up(case, server)
             for turn in range(self._pace.rounds):
                 for case in self._cases:
                     _say(f"round {turn + 1} of {self._pace.rounds}: {case.name}")
@@ -108,6 +100,12 @@ class Bench:
             case "sink":
                 subjects.append(stack.enter_context(servers.sink(folder, self._cores.server)))
         return subjects
+
+    def _warm_up(self, case: Case, server: servers.Server) -> None:
+        """As many connections as will ever come, so that memory has been touched and "auto" has settled."""
+        _say(f"{case.name}: warming up {server.name}")
+        connections, seconds = (8, 2) if case.both_cores else (CONNECTIONS[-1], 1)
+        measure(server, case.request, connections, seconds, self._folder, self._load_cores(case))
 
     def _load_cores(self, case: Case) -> frozenset[int]:
         return self._cores.both if case.both_cores else self._cores.load
