@@ -83,8 +83,10 @@ void bind_connection(py::module_& module) {
   connection.attr("owner") = py::none();
   connection
       // quick, all of them: a read, an answer and their system calls are bounded
-      .def(py::init([](PyEngine& engine) { return std::make_shared<BoundConnection>(engine); }),
-           py::arg("engine"), py::keep_alive<1, 2>())
+      .def(py::init([](PyEngine& engine, bool control_only) {
+             return std::make_shared<BoundConnection>(engine, control_only);
+           }),
+           py::arg("engine"), py::arg("control_only") = false, py::keep_alive<1, 2>())
       .def("opened", &BoundConnection::opened, py::arg("fd"))
       .def("closed", &BoundConnection::closed)
       .def("get_buffer", &get_buffer, py::arg("sizehint"))

@@ -50,8 +50,8 @@ struct PyEngine {
 // A connection as Python holds it; keeps its engine alive through pybind11's keep_alive.
 class BoundConnection final : public engine::HttpConnection {
  public:
-  explicit BoundConnection(PyEngine& owner)
-      : engine::HttpConnection(*owner.engine), bound_engine(owner) {}
+  BoundConnection(PyEngine& owner, bool control_only)
+      : engine::HttpConnection(*owner.engine, control_only), bound_engine(owner) {}
   PyEngine& bound_engine;
 };
 

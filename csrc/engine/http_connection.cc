@@ -26,8 +26,9 @@ std::size_t json_prefix(const net::RequestHead& head) {
 
 }  // namespace
 
-HttpConnection::HttpConnection(Engine& engine)
+HttpConnection::HttpConnection(Engine& engine, bool control_only)
     : engine_(engine),
+      control_only_(control_only),
       protocol_(*this, engine.pool(), engine.scratch(), engine.options().http, Clock::now()) {}
 
 HttpConnection::~HttpConnection() { closed(); }
@@ -71,6 +72,10 @@ net::BodyPlan HttpConnection::plan_body(const net::RequestHead& head) {
 }
 
 void HttpConnection::on_request(net::HttpRequest&& request) {
+  if (control_only_) {
+    queue_control(request);
+    return;
+  }
   HotRoute route;
   Status error;
   switch (match_hot_route(request.head.method, request.head.target, engine_.path_scratch(), route,

@@ -41,7 +41,8 @@ enum Attention : std::uint32_t {
 class HttpConnection : public net::Http1Handler,
                        public std::enable_shared_from_this<HttpConnection> {
  public:
-  explicit HttpConnection(Engine& engine);
+  // `control_only`: no call is hot, so that a metrics port cannot be inferred on.
+  explicit HttpConnection(Engine& engine, bool control_only = false);
   ~HttpConnection() override;
   HttpConnection(const HttpConnection&) = delete;
   HttpConnection& operator=(const HttpConnection&) = delete;
@@ -86,6 +87,7 @@ class HttpConnection : public net::Http1Handler,
   void queue_control(const net::HttpRequest& request);
 
   Engine& engine_;
+  const bool control_only_;
   net::Http1Connection protocol_;
   int fd_ = -1;
   bool open_ = false;

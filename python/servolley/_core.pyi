@@ -214,7 +214,8 @@ class HttpConnection:
 
     owner: object | None
 
-    def __init__(self, engine: Engine) -> None: ...
+    def __init__(self, engine: Engine, control_only: bool = False) -> None:
+        """``control_only``: no call is hot; every one comes out of take_calls()."""
     def opened(self, fd: int) -> None: ...
     def get_buffer(self, sizehint: int) -> memoryview:
         """Quick: where the kernel puts the next bytes (asyncio.BufferedProtocol.get_buffer)."""

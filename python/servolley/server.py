@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -133,7 +134,7 @@ class Server:
             only_metrics = Router()
             metrics.register(only_metrics)
             second = await listeners.listen_tcp(
-                lambda: HttpProtocol(driver, only_metrics),
+                lambda: HttpProtocol(driver, only_metrics, control_only=True),
                 http.host,
                 http.metrics_port,
                 backlog=backlog,
@@ -168,6 +169,8 @@ class Server:
             _log.info("ready", extra={"fields": fields})
         else:
             _log.warning("not ready: a model has no available version", extra={"fields": fields})
+        # The first scrape shall not stop the loop for an import, nor the start wait for it.
+        importlib.import_module("servolley.observe.metrics")
         # What exists now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()

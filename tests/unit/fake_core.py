@@ -172,8 +172,8 @@ class Engine:
 class HttpConnection:
     """``flags``: what received(), attend() and the others answer in turn. ``calls``: for take_calls()."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, control_only: bool = False) -> None:
+        self.engine, self.control_only = engine, control_only
         self.owner: Any = None
         self.fd: int | None = None
         self.flags: list[int] = []

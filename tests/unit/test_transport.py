@@ -174,6 +174,12 @@ def test_opening(bench: Bench) -> None:
     assert bench.driver.open_connections == 1
 
 
+def test_the_core_is_told_which_connections_may_not_infer(bench: Bench) -> None:
+    for control_only in (False, True):
+        protocol = HttpProtocol(bench.driver, bench.router, control_only=control_only)
+        assert cast("fake_core.HttpConnection", protocol._core).control_only is control_only
+
+
 def test_one_tick_for_all_connections_of_an_iteration(bench: Bench) -> None:
     for _ in range(3):
         protocol, _, _ = bench.connect(TICK, TICK)
@@ -440,7 +446,7 @@ def test_a_client_that_does_not_read_is_cut_off_unless_it_makes_progress(bench: 
 
 
 async def test_drained_waits_for_the_last_connection(bench: Bench) -> None:
-    assert await bench.driver.drained(0.01)
+    assert await bench.driver.drained(0)
     protocol, core, _ = bench.connect(CLOSE)
     bench.engine.attention = [core]
     bench.driver.begin_drain()

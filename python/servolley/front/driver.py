@@ -79,6 +79,8 @@ class Driver:
 
     async def drained(self, timeout_s: float) -> bool:
         """Whether every connection has gone within that time; those that have not are cut off."""
+        if not self._connections:
+            return True
         try:
             await asyncio.wait_for(self._no_connections.wait(), timeout_s)
         except TimeoutError:

@@ -23,7 +23,7 @@ class MetricsRoutes:
         router.add(r"/metrics/?|/monitoring/prometheus/metrics", {"GET": self.metrics})
 
     async def metrics(self, _: Call) -> Reply:
-        # Imported at the first scrape: a server that nobody scrapes does not carry it.
+        # Imported late: it takes as long as the rest of the start together (see server.py).
         from servolley.observe.metrics import CONTENT_TYPE, render
 
         return Reply(200, await render(self._snapshot()), CONTENT_TYPE)

@@ -44,8 +44,8 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     get_buffer: "Callable[[int], memoryview]"
 
-    def __init__(self, driver: "Driver", router: "Router") -> None:
-        core = HttpConnection(driver.engine)
+    def __init__(self, driver: "Driver", router: "Router", *, control_only: bool = False) -> None:
+        core = HttpConnection(driver.engine, control_only)
         core.owner = self
         self._core: HttpConnection | None = core
         self._received = core.received
