@@ -41,7 +41,7 @@ TEST_CASE("every code maps to a gRPC code, an HTTP status and a name") {
   };
   std::set<Code> seen;
   for (const auto& row : rows) {
-    CAPTURE(row.name);
+    CAPTURE(std::string(row.name));
     CHECK(grpc_code(row.code) == row.grpc);
     CHECK(http_status(row.code) == row.http);
     CHECK(code_name(row.code) == row.name);

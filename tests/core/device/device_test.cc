@@ -25,7 +25,7 @@ TEST_CASE("names of devices") {
   }
   for (const char* bad : {"", "CPU", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:+1", "cuda: 1",
                           "cuda:1 ", "cuda:x", "cuda:1.5", "cuda:99999999999", "cuda:0x1"}) {
-    CAPTURE(bad);
+    CAPTURE(std::string(bad));
     const auto id = parse_device(bad);
     REQUIRE_FALSE(id);
     CHECK(id.error().code() == Code::kInvalidArgument);

@@ -20,7 +20,7 @@ namespace servolley::ort::testing {
 inline std::string required_environment(const char* name, const char* hint) {
   const char* value = std::getenv(name);
   const bool is_set = value && *value;
-  REQUIRE_MESSAGE(is_set, name << " is not set: " << hint);
+  REQUIRE_MESSAGE(is_set, std::string(name) << " is not set: " << std::string(hint));
   return is_set ? value : "";
 }
 
@@ -38,7 +38,7 @@ inline std::string model_path(const std::string& name) {
 
 inline std::shared_ptr<OrtLibrary> open_library() {
   auto library = OrtLibrary::open(library_path());
-  REQUIRE_MESSAGE(library, "cannot open the library");
+  REQUIRE_MESSAGE(library, std::string("cannot open the library"));
   return *library;
 }
 

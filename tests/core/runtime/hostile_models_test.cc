@@ -112,7 +112,7 @@ TEST_CASE("weights in another file are read inside the model's folder only") {
   CHECK(values_of<float>(outputs[0]) == std::vector<float>{11, 22, 33, 44});
 
   for (const char* name : {"external_outside", "external_absolute", "external_in_subgraph"}) {
-    CAPTURE(name);
+    CAPTURE(std::string(name));
     const auto refused = runtime.try_load(name);
     REQUIRE_FALSE(refused);
     CHECK(refused.error().code() == Code::kInvalidArgument);
@@ -126,7 +126,7 @@ TEST_CASE("the check on locations") {
   }
   for (const char* bad : {"", "/etc/shadow", "../w", "..", "a/../b", "a/..", "./../w", "a\\..\\b",
                           "*/_ORT_MEM_ADDR_/*"}) {
-    CAPTURE(bad);
+    CAPTURE(std::string(bad));
     CHECK_FALSE(stays_inside(bad));
   }
   CHECK_FALSE(stays_inside(std::string_view("a\0b", 3)));

@@ -27,7 +27,7 @@ TEST_CASE("opening the library turns telemetry off unless the user chose") {
 
 TEST_CASE("a path that is no ONNX Runtime is FAILED_PRECONDITION and named") {
   for (const char* path : {"/nonexistent/libonnxruntime.so", "libm.so.6", "/dev/null"}) {
-    CAPTURE(path);
+    CAPTURE(std::string(path));
     const auto library = OrtLibrary::open(path);
     REQUIRE_FALSE(library);
     CHECK(library.error().code() == Code::kFailedPrecondition);

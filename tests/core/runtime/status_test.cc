@@ -82,7 +82,7 @@ TEST_CASE("codes: who is to blame, while loading and while running") {
       {abi::kFail, "std::bad_alloc", Phase::kLoad, Code::kResourceExhausted},
   };
   for (const auto& c : cases) {
-    CAPTURE(c.text);
+    CAPTURE(std::string(c.text));
     CHECK(map_code(c.ort, c.text, c.phase) == c.code);
   }
 }

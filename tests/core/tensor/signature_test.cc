@@ -104,7 +104,7 @@ TEST_CASE("which signatures may be batched") {
        false},
   };
   for (const auto& c : cases) {
-    CAPTURE(c.why);
+    CAPTURE(std::string(c.why));
     Signature signature;
     signature.inputs = c.inputs;
     signature.outputs = c.outputs;
