@@ -37,6 +37,8 @@ third_party("Boost" "headers compiled in" BSL-1.0 https://www.boost.org/LICENSE_
   "${docs}/libboost1.*-dev/copyright" "${docs}/libboost-dev/copyright")
 third_party("fast_float" "headers compiled in" MIT https://github.com/fastfloat/fast_float
   "${docs}/libfast-float-dev/copyright")
+third_party("nghttp2" "linked" MIT https://github.com/nghttp2/nghttp2
+  "${docs}/libnghttp2-dev/copyright" "${docs}/libnghttp2-14/copyright")
 third_party("protozero" "headers compiled in" BSD-2-Clause https://github.com/mapbox/protozero
   "${docs}/libprotozero-dev/copyright")
 third_party("pybind11" "headers compiled in" BSD-3-Clause https://github.com/pybind/pybind11

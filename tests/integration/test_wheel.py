@@ -83,14 +83,16 @@ def test_wheel_carries_stubs_marker_and_licences(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         licences = archive.read("servolley/THIRD_PARTY_LICENSES").decode()
-        requirements = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
     assert {"servolley/py.typed", "servolley/_core.pyi"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cc", ".h", ".a"))]
-    for work in ("Boost", "fast_float", "protozero", "pybind11", "zlib"):
+    for work in ("Boost", "fast_float", "nghttp2", "protozero", "pybind11", "zlib"):
         assert re.search(rf"^{work} \(", licences, re.MULTILINE), work
     assert "Permission is hereby granted" in licences
-    assert "grpc" not in requirements.lower()
+    requirements = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
+    assert requirements
+    assert not [requirement for requirement in requirements if requirement.startswith("grpc")]
 
 
 def test_imports_without_compiler_headers_or_gpu(clean_venv: Path, tmp_path: Path) -> None:
