@@ -89,6 +89,7 @@ struct Http2Connection::Impl {
   bool frame_messages(Http2Stream& stream, const std::uint8_t* head, std::size_t bytes);
   // Takes frames from nghttp2 as long as there is a use for them.
   void pull();
+  bool framed_enough() const;
   std::size_t unsent() const { return waiting + output.size(); }
   bool over_limit() const { return unsent() > limits.unsent_bytes; }
 

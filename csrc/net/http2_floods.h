@@ -10,7 +10,7 @@ namespace servolley::net {
 class RateLimit {
  public:
   explicit RateLimit(std::uint32_t per_second)
-      : interval_(std::chrono::seconds(1) / std::max<std::uint32_t>(per_second, 1)) {}
+      : interval_(Duration(std::chrono::seconds(1)) / std::max<std::uint32_t>(per_second, 1)) {}
 
   // False: too many.
   bool allow(TimePoint now) {

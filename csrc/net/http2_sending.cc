@@ -186,12 +186,14 @@ void Http2Connection::Impl::refuse_http(Http2Stream& stream, int status) {
                           fields.count, nullptr);
 }
 
+bool Http2Connection::Impl::framed_enough() const { return output.size() >= kFramedBytes; }
+
 void Http2Connection::Impl::pull() {
   if (in_session || dead) return;
   in_session = true;
   bool failed = false;
   const bool was_empty = unsent() == 0;
-  while (output.size() < kFramedBytes) {
+  while (!framed_enough()) {
     const std::uint8_t* frame = nullptr;
     const ssize_t bytes = nghttp2_session_mem_send(session, &frame);
     if (bytes > 0 && output.copy(frame, static_cast<std::size_t>(bytes))) continue;

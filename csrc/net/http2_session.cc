@@ -175,8 +175,9 @@ struct Http2Connection::Impl::Callbacks {
                        std::size_t bytes, nghttp2_data_source*, void* user) {
     Impl& c = impl(user);
     Http2Stream* const stream = c.find(static_cast<std::uint32_t>(frame->hd.stream_id));
-    const bool framed = stream && c.frame_messages(*stream, head, bytes);
-    return framed ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+    if (!stream || !c.frame_messages(*stream, head, bytes)) return NGHTTP2_ERR_CALLBACK_FAILURE;
+    // Otherwise nghttp2 would go on as long as it has such frames.
+    return c.framed_enough() ? NGHTTP2_ERR_PAUSE : 0;
   }
 
   static ssize_t frame_length(nghttp2_session*, std::uint8_t, std::int32_t, std::int32_t,
