@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,23 +36,30 @@ if TYPE_CHECKING:
 #: Batches that ONNX Runtime is tried with, and (threads, callers) for a machine's share of two cores.
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _BOTH_CORES = ((2, 1), (1, 2))
+_LONGEST_S = 60
 _BESIDE = {"tiny": "nginx", "identity": "sink"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long things take. `volley_s`: seconds of wrk for resnet50, by connections (64 images take 3 s)."""
+    """How long things take.
+
+    volley_s, volleys: resnet50 is asked for so many seconds at least, and for so many answers to everybody.
+    largest_image_batch: that is tried in process.
+    starts: from exec to ready.
+    """
 
     rounds: int
     seconds: int
-    volley_s: dict[int, int]
+    volley_s: int
+    volleys: int
     in_process_s: float
     largest_image_batch: int
     starts: int
 
 
-_FULL = Pace(3, 3, {1: 4, 8: 6, 64: 14}, 1.0, 64, 5)
-_QUICK = Pace(1, 1, {1: 2, 8: 4, 64: 11}, 0.3, 4, 3)
+_FULL = Pace(3, 3, 4, 4, 1.0, 64, 5)
+_QUICK = Pace(1, 1, 2, 3, 0.3, 4, 3)
 
 
 class Bench:
@@ -66,6 +74,7 @@ class Bench:
         self._cores = servers.Cores.granted()
         self._models = save_models(folder / "models", ["tiny", *(case.model for case in chosen)])
         self._best_image_run = (1, *_BOTH_CORES[0])
+        self._images_per_second = 1.0
 
     def run(self) -> None:
         self._starts()
@@ -79,7 +88,8 @@ class Bench:
                 for case in self._cases:
                     _say(f"round {turn + 1} of {self._pace.rounds}: {case.name}")
                     self._round(case, subjects[case.name], turn)
-        self._core_bench()
+        if any(case.json_keys for case in self._cases):
+            self._core_bench()
 
     # ---- servers
 
@@ -104,7 +114,9 @@ class Bench:
     def _warm_up(self, case: Case, server: servers.Server) -> None:
         """As many connections as will ever come, so that memory has been touched and "auto" has settled."""
         _say(f"{case.name}: warming up {server.name}")
-        connections, seconds = (8, 2) if case.both_cores else (CONNECTIONS[-1], 1)
+        connections, seconds = CONNECTIONS[-1], 1
+        if case.both_cores:
+            seconds = math.ceil(1.5 * connections / self._images_per_second)
         measure(server, case.request, connections, seconds, self._folder, self._load_cores(case))
 
     def _load_cores(self, case: Case) -> frozenset[int]:
@@ -114,7 +126,7 @@ class Bench:
 
     def _round(self, case: Case, subjects: Sequence[servers.Server], turn: int) -> None:
         for connections in CONNECTIONS:
-            seconds = self._pace.volley_s[connections] if case.both_cores else self._pace.seconds
+            seconds = self._volley_seconds(connections) if case.both_cores else self._pace.seconds
             for server in subjects if turn % 2 == 0 else reversed(subjects):
                 self._wait_for_quiet()
                 sample = measure(
@@ -147,12 +159,17 @@ class Bench:
         affair: the ceiling runs on one fixed buffer and pays for none of that.
         """
         share = sample.load_cpu_us * sample.per_second / 1e6
-        seconds = max(self._pace.in_process_s, self._pace.volley_s[connections] / 3)
+        seconds = max(self._pace.in_process_s, self._volley_seconds(connections) / 3)
         with yardsticks.companion(share, 1 / sample.per_second, self._folder, self._cores.both):
             (run,) = yardsticks.ort_in_process(
                 self._models[case.model], [self._best_image_run], seconds, self._cores.both
             )
         self.results.add_number(f"ceiling {connections}", run.items_per_second)
+
+    def _volley_seconds(self, connections: int) -> int:
+        """Long enough for a few volleys of so many connections, at the rate that was seen in process."""
+        wanted = math.ceil(self._pace.volleys * connections / self._images_per_second)
+        return min(max(self._pace.volley_s, wanted), _LONGEST_S)
 
     def _wait_for_quiet(self) -> None:
         """Waits, as long as there is patience, until others leave nine tenths of the machine alone."""
@@ -185,6 +202,7 @@ class Bench:
             )
             best = max(runs, key=lambda run: run.items_per_second)
             self._best_image_run = (best.batch, best.threads, best.callers)
+            self._images_per_second = best.items_per_second
             self.results.in_process["resnet50"] = runs
 
     def _starts(self) -> None:
@@ -253,14 +271,7 @@ def main() -> int:
     chosen = _chosen(given.only)
     pace = _QUICK if given.quick else _FULL
     if given.rounds:
-        pace = Pace(
-            given.rounds,
-            pace.seconds,
-            pace.volley_s,
-            pace.in_process_s,
-            pace.largest_image_batch,
-            pace.starts,
-        )
+        pace = replace(pace, rounds=given.rounds)
     with tempfile.TemporaryDirectory(prefix="servolley-bench-") as folder:
         bench = Bench(chosen, pace, given.patience, Path(folder))
         bench.run()
