@@ -18,11 +18,9 @@ void Http1Connection::Impl::answer(std::uint64_t exchange, const ResponseHead& h
   const bool done = reading == Reading::kNothing || reading == Reading::kDiscard;
   const bool close = head.close || (done && answers.is_last(exchange));
   const bool was_empty = !answers.has_output();
-  const bool was_paused = paused();
   if (!answers.answer(exchange, head, body, close)) return abort();
   if (close && !done) end_reading();
   if (was_empty && answers.has_output()) write_since = now;
-  restart_clocks(was_paused, now);
   send_100(now);
 }
 
@@ -56,7 +54,8 @@ void Http1Connection::Impl::output_left(bool was_paused, TimePoint now) {
   after_read(now);
 }
 
-// The peer's time does not run while we do not read.
+// The peer's time does not run while we do not read. In the middle of a head or a body only unsent
+// bytes pause us, so only output that leaves ends such a pause.
 void Http1Connection::Impl::restart_clocks(bool was_paused, TimePoint now) {
   if (!was_paused || paused()) return;
   body_since = now;
