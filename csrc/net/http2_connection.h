@@ -17,6 +17,7 @@
 #include "net/http2_floods.h"
 #include "net/http2_head.h"
 #include "net/http2_inbox.h"
+#include "net/http2_memory.h"
 #include "net/http2_outbox.h"
 #include "net/http2_output.h"
 
@@ -56,7 +57,7 @@ struct Http2Connection::Impl {
   // ---- nghttp2 (http2_session.cc)
   struct Callbacks;
   bool open_session();
-  Http2Stream* find(std::uint32_t stream) const;
+  Http2Stream* find(std::uint32_t stream);
   void forget(Http2Stream& stream);
   // The peer misuses the protocol: GOAWAY ENHANCE_YOUR_CALM, and nothing more is read.
   void calm();
@@ -129,12 +130,14 @@ struct Http2Connection::Impl {
   Pool& pool;
   ReadScratch& scratch;
   Http2Limits limits;
+  FrameMemory frame_memory;  // outlives the session, and the fields in `head`
   nghttp2_session* session = nullptr;
   TimePoint now;
 
   // ---- streams
   Http2Stream* streams = nullptr;  // open
   std::size_t stream_count = 0;
+  Http2Stream* recent = nullptr;  // the last one that was asked for
   Http2Stream* spare_streams = nullptr;
   std::size_t spare_count = 0;
   std::uint32_t last_stream = 0;

@@ -9,6 +9,7 @@ namespace {
 constexpr std::size_t kFieldOverhead = 32;
 // Fields above the announced size are counted, not kept.
 constexpr std::size_t kKeepBytesMax = 256 << 10;
+constexpr std::string_view kGrpcType = "application/grpc";
 
 std::string_view text(nghttp2_rcbuf* buffer) {
   const nghttp2_vec bytes = nghttp2_rcbuf_get_buf(buffer);
@@ -57,10 +58,9 @@ std::optional<std::uint64_t> parse_grpc_timeout(std::string_view text) {
 }
 
 bool is_grpc_content_type(std::string_view text) {
-  constexpr std::string_view kGrpc = "application/grpc";
   constexpr std::string_view kProto = "+proto";
-  if (!starts_with_ignoring_case(text, kGrpc)) return false;
-  text.remove_prefix(kGrpc.size());
+  if (!starts_with_ignoring_case(text, kGrpcType)) return false;
+  text.remove_prefix(kGrpcType.size());
   if (starts_with_ignoring_case(text, kProto)) text.remove_prefix(kProto.size());
   text = trimmed(text);
   return text.empty() || text.front() == ';';
@@ -89,10 +89,18 @@ void HeadReader::add(nghttp2_rcbuf* name_buffer, nghttp2_rcbuf* value_buffer) {
   list_bytes_ += name.size() + value.size() + kFieldOverhead;
   if (!keep_ || list_bytes_ > kKeepBytesMax || name.empty()) return;
   if (name.front() == ':') {
-    add_pseudo(name, value);
-  } else if (add_grpc(name, value)) {
+    if (name == ":path") {
+      path_ = value;
+    } else if (name == ":authority") {
+      authority_ = value;
+    } else {
+      is_post_ |= name == ":method" && value == "POST";
+      return;
+    }
+  } else if (add_own(name, value)) {
     return;
   } else {
+    if (name == "host" && authority_.empty()) authority_ = value;
     metadata_.push_back({name, value});
     nghttp2_rcbuf_incref(name_buffer);
     kept_.push_back(name_buffer);
@@ -101,47 +109,47 @@ void HeadReader::add(nghttp2_rcbuf* name_buffer, nghttp2_rcbuf* value_buffer) {
   kept_.push_back(value_buffer);
 }
 
-void HeadReader::add_pseudo(std::string_view name, std::string_view value) {
-  if (name == ":path") {
-    path_ = value;
-  } else if (name == ":authority") {
-    authority_ = value;
-  } else if (name == ":method") {
-    is_post_ = value == "POST";
+// True if the field is the protocol's own, and was read.
+bool HeadReader::add_own(std::string_view name, std::string_view value) {
+  // By size first: most fields are told apart by it alone.
+  switch (name.size()) {
+    case 2:
+      return name == "te";
+    case 12:
+      if (name == "content-type") {
+        is_grpc_ = value == kGrpcType || is_grpc_content_type(value);
+        return true;
+      }
+      if (name != "grpc-timeout") return false;
+      timeout_us_ = parse_grpc_timeout(value);
+      bad_timeout_ |= !timeout_us_;
+      return true;
+    case 13:
+      if (name != "grpc-encoding") return false;
+      coding_ = value == "gzip"      ? MessageCoding::kGzip
+                : value == "deflate" ? MessageCoding::kDeflate
+                                     : MessageCoding::kIdentity;
+      unknown_encoding_ = coding_ == MessageCoding::kIdentity && value != "identity";
+      return true;
+    case 17:
+      return name == "grpc-message-type";
+    case 20:
+      if (name != "grpc-accept-encoding") return false;
+      read_accepted(value);
+      return true;
+    default:
+      return false;
   }
 }
 
-// True if the field is gRPC's own and needs no keeping.
-bool HeadReader::add_grpc(std::string_view name, std::string_view value) {
-  if (name == "te" || name == "grpc-message-type") return true;
-  if (name == "content-type") {
-    is_grpc_ = is_grpc_content_type(value);
-    return true;
+void HeadReader::read_accepted(std::string_view list) {
+  while (!list.empty()) {
+    const std::size_t comma = std::min(list.find(','), list.size());
+    const std::string_view coding = trimmed(list.substr(0, comma));
+    accepts_gzip_ |= coding == "gzip";
+    accepts_deflate_ |= coding == "deflate";
+    list.remove_prefix(std::min(comma + 1, list.size()));
   }
-  if (name == "grpc-timeout") {
-    timeout_us_ = parse_grpc_timeout(value);
-    bad_timeout_ |= !timeout_us_;
-    return true;
-  }
-  if (name == "grpc-encoding") {
-    coding_ = value == "gzip"      ? MessageCoding::kGzip
-              : value == "deflate" ? MessageCoding::kDeflate
-                                   : MessageCoding::kIdentity;
-    unknown_encoding_ = coding_ == MessageCoding::kIdentity && value != "identity";
-    return true;
-  }
-  if (name == "grpc-accept-encoding") {
-    while (!value.empty()) {
-      const std::size_t comma = std::min(value.find(','), value.size());
-      const std::string_view coding = trimmed(value.substr(0, comma));
-      accepts_gzip_ |= coding == "gzip";
-      accepts_deflate_ |= coding == "deflate";
-      value.remove_prefix(std::min(comma + 1, value.size()));
-    }
-    return true;
-  }
-  if (name == "host" && authority_.empty()) authority_ = value;
-  return false;
 }
 
 int HeadReader::http_refusal() const {

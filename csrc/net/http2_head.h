@@ -42,8 +42,8 @@ class HeadReader {
   MessageCoding coding() const { return coding_; }
 
  private:
-  void add_pseudo(std::string_view name, std::string_view value);
-  bool add_grpc(std::string_view name, std::string_view value);
+  bool add_own(std::string_view name, std::string_view value);
+  void read_accepted(std::string_view list);
 
   std::vector<nghttp2_rcbuf*> kept_;  // what the views below point into
   std::vector<Header> metadata_;

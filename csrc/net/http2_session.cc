@@ -214,7 +214,9 @@ bool Http2Connection::Impl::open_session() {
   nghttp2_option_set_stream_reset_rate_limit(raw_options, 1 << 30, 1 << 30);
   nghttp2_option_set_max_continuations(raw_options, 16 * kContinuationsMax);
 
-  if (nghttp2_session_server_new2(&session, raw_callbacks, this, raw_options) != 0) return false;
+  if (nghttp2_session_server_new3(&session, raw_callbacks, this, raw_options,
+                                  frame_memory.interface()) != 0)
+    return false;
   const std::array<nghttp2_settings_entry, 5> entries = {{
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits.concurrent_streams},
       {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, limits.stream_window_bytes},
@@ -228,9 +230,11 @@ bool Http2Connection::Impl::open_session() {
              static_cast<std::int32_t>(limits.connection_window_bytes)) == 0;
 }
 
-Http2Stream* Http2Connection::Impl::find(std::uint32_t stream) const {
-  return static_cast<Http2Stream*>(
+Http2Stream* Http2Connection::Impl::find(std::uint32_t stream) {
+  if (recent && recent->id == stream) return recent;
+  recent = static_cast<Http2Stream*>(
       nghttp2_session_get_stream_user_data(session, static_cast<std::int32_t>(stream)));
+  return recent;
 }
 
 void Http2Connection::Impl::begin_stream(std::uint32_t id) {
@@ -252,7 +256,7 @@ void Http2Connection::Impl::begin_stream(std::uint32_t id) {
 }
 
 void Http2Connection::Impl::forget(Http2Stream& stream) {
-  nghttp2_session_set_stream_user_data(session, static_cast<std::int32_t>(stream.id), nullptr);
+  recent = nullptr;
   drop_memory(stream);
   waiting -= stream.outbox.size();
   stream.outbox.clear();
