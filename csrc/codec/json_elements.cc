@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "codec/base64.h"
+#include "codec/json_string.h"
 
 namespace servolley::codec {
 namespace {

@@ -63,7 +63,8 @@ class JsonReader {
 
   // Reads a string. Without escapes `out` lies in the text, else in `scratch`.
   bool read_string(std::string_view& out, std::string& scratch);
-  // Finds the raw text between the quotes of the string at the cursor, validated but not unescaped.
+  // Finds the raw text between the quotes of the string at the cursor, validated but not unescaped
+  // (see unescape in json_string.h).
   bool scan_string(std::string_view& raw, bool& escaped);
   bool read_bool(bool& out);
   bool read_null();
@@ -86,8 +87,5 @@ class JsonReader {
   std::string key_scratch_;
   Status error_;
 };
-
-// Unescapes what scan_string validated. Writes at most raw.size() bytes; returns how many.
-std::size_t unescape(std::string_view raw, char* out);
 
 }  // namespace servolley::codec

@@ -97,6 +97,8 @@ inline unsigned digit(char c) { return static_cast<unsigned char>(c - '0'); }
     return nullptr;
   }
   auto significant = at - integer;
+  // Most integers end here.
+  if (*at == ',' && significant <= 8 && (*integer != '0' || significant == 1)) return at;
   if (*integer == '0' && significant > 1) return nullptr;
   if (*at == '.') {
     const char* const fraction = ++at;
@@ -146,6 +148,14 @@ inline bool small_exponent(int exponent) { return exponent >= -22 && exponent <=
 [[gnu::always_inline]] inline const char* parse_quick(const char* at, float& out) {
   detail::Decimal decimal;
   at = detail::read_decimal(at, decimal);
+  // Integers that FP32 holds exactly.
+  if (constexpr std::uint64_t kExact = std::uint64_t{1} << 24;
+      at && decimal.exponent == 0 && decimal.mantissa <= kExact) {
+    const auto value = static_cast<float>(static_cast<std::int32_t>(decimal.mantissa));
+    out = std::bit_cast<float>(std::bit_cast<std::uint32_t>(value) | std::uint32_t{decimal.negative}
+                                                                         << 31);
+    return at;
+  }
   if (!at || !detail::small_exponent(decimal.exponent)) return nullptr;
   const double value = detail::scaled(decimal);
   // Rounding the FP64 value again is right unless it lies where its own error could carry it across
