@@ -10,6 +10,8 @@ namespace {
 
 // A full queue or a passing overload: come back soon.
 constexpr std::string_view kRetryAfter = "Retry-After: 1\r\n";
+// What we would have read instead.
+constexpr std::string_view kReadableCodings = "Accept-Encoding: gzip, deflate\r\n";
 
 std::int64_t epoch_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -128,6 +130,7 @@ void Engine::respond_error(HttpConnection& connection, std::uint64_t exchange, c
   head.status = http_status(status.code());
   head.content_type = "application/json";
   if (status.code() == Code::kUnavailable) head.extra = kRetryAfter;
+  if (status.code() == Code::kUnsupportedMedia) head.extra = kReadableCodings;
   connection.respond(exchange, head, payload, now);
 }
 

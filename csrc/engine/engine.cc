@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -12,6 +14,14 @@ namespace {
 
 constexpr Duration kSweepInterval = std::chrono::seconds(1);
 constexpr std::size_t kAlignment = 64;
+// A sweep is quiet if less than that came in since the one before, and so many in a row end a
+// burst.
+constexpr std::uint64_t kQuietBytes = 64 << 10;
+constexpr int kQuietSweeps = 2;
+// What makes it a burst: traffic, or memory that traffic (of compressed bodies, say) has left in
+// the pool.
+constexpr std::uint64_t kBurstBytes = 1 << 20;
+constexpr std::size_t kKeptBytes = 8 << 20;
 
 // Inference-Header-Content-Length: a plain decimal number, at most once.
 Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
@@ -204,14 +214,31 @@ void Engine::expire(TimePoint now) {
   if (now - last_sweep_ >= kSweepInterval) {
     last_sweep_ = now;
     for (HttpConnection* connection : connections_) connection->check_deadline(now);
+    trim_after_burst();
   }
   flush_dirty(now);
 }
 
 TimePoint Engine::next_expiry(TimePoint now) const {
   TimePoint next = earliest_deadline_;
-  if (!connections_.empty()) next = std::min(next, last_sweep_ + kSweepInterval);
+  if (!connections_.empty() || burst_) next = std::min(next, last_sweep_ + kSweepInterval);
   return next == kNever ? kNever : std::max(next, now);
+}
+
+void Engine::trim_after_burst() {
+  const std::uint64_t received = front_.bytes_received;
+  if (received - trimmed_at_ >= kBurstBytes || pool_.stats().cached_bytes >= kKeptBytes)
+    burst_ = true;
+  const bool quiet = in_flight_ == 0 && received - swept_at_ < kQuietBytes;
+  swept_at_ = received;
+  quiet_sweeps_ = quiet ? quiet_sweeps_ + 1 : 0;
+  if (!burst_ || quiet_sweeps_ < kQuietSweeps) return;
+  burst_ = false;
+  trimmed_at_ = received;
+  pool_.trim();
+  // The C library keeps freed memory, too: strings, Python's objects, what the runtime had in
+  // between.
+  ::malloc_trim(0);
 }
 
 void Engine::begin_drain() {

@@ -107,6 +107,8 @@ class Engine final : public BatchSink {
   void respond_error(HttpConnection& connection, std::uint64_t exchange, const Status& status,
                      TimePoint now);
   void dispose(Request& request);
+  // Gives memory back to the system when nothing much has happened for a while.
+  void trim_after_burst();
 
   const EngineOptions options_;
   Pool pool_;
@@ -119,6 +121,11 @@ class Engine final : public BatchSink {
   bool draining_ = false;
   std::int64_t in_flight_ = 0;
   TimePoint last_sweep_{};
+  // FrontStats::bytes_received at the last trim and at the last sweep.
+  std::uint64_t trimmed_at_ = 0;
+  std::uint64_t swept_at_ = 0;
+  int quiet_sweeps_ = 0;
+  bool burst_ = false;                    // since the last trim
   TimePoint earliest_deadline_ = kNever;  // of admitted requests; a lower bound
 
   std::vector<std::shared_ptr<Servable>> inline_ready_;  // have work for tick()
