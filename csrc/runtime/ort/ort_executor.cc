@@ -33,6 +33,18 @@ struct ForeignBlock {
   }
 };
 
+// A run with that much around it has made the arena grow by what most other runs do not use; the
+// first run that comes that long after it, of whatever model, gives it back.
+constexpr std::size_t kLargeRunBytes = std::size_t{32} << 20;
+constexpr Duration kArenaRest = std::chrono::seconds(2);
+
+std::size_t bytes_of(std::span<const TensorView> inputs, std::span<const OutputTensor> outputs) {
+  std::size_t bytes = 0;
+  for (const TensorView& view : inputs) bytes += view.bytes;
+  for (const OutputTensor& output : outputs) bytes += output.view.bytes;
+  return bytes;
+}
+
 Status too_much_output(const std::string& name, std::size_t limit) {
   return {Code::kResourceExhausted,
           "output '" + name + "' is larger than the limit of " + std::to_string(limit) + " bytes"};
@@ -109,6 +121,9 @@ Status OrtExecutor::run(std::span<const TensorView> inputs, std::int64_t rows,
     status = bind_and_run(inputs, rows, outputs);
   }
   if (status.ok()) status = collect(outputs);
+  if (bytes_of(inputs, outputs) >= kLargeRunBytes) {
+    model_->library()->large_runs().note(Clock::now());
+  }
   const Status released = let_go();
   if (status.ok()) status = released;
   if (!status.ok()) {
@@ -124,6 +139,9 @@ Status OrtExecutor::bind_and_run(std::span<const TensorView> inputs, std::int64_
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     SERVOLLEY_TRY(bind_output(outputs_[i], inputs, rows, outputs[i]));
+  }
+  if (model_->options().memory_arena && model_->library()->large_runs().take_if_over(kArenaRest)) {
+    shrink_next_ = true;
   }
   const abi::RunOptions* options =
       std::exchange(shrink_next_, false) ? shrinking_run_options_.get() : run_options_.get();

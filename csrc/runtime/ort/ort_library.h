@@ -1,14 +1,34 @@
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "runtime/ort/ort_handles.h"
 #include "runtime/ort/ort_runner.h"
 #include "runtime/ort/ort_status.h"
 
 namespace servolley::ort {
+
+// When the last run was that the arena has grown for. Any thread.
+class LargeRuns {
+ public:
+  void note(TimePoint now) {
+    last_ns_.store(to_ns(now.time_since_epoch()), std::memory_order_relaxed);
+  }
+  // True for one caller, once `rest` has passed since. Reads the clock only if there was one.
+  bool take_if_over(Duration rest) {
+    std::int64_t last = last_ns_.load(std::memory_order_relaxed);
+    return last != 0 && to_ns(Clock::now().time_since_epoch()) - last >= to_ns(rest) &&
+           last_ns_.compare_exchange_strong(last, 0, std::memory_order_relaxed);
+  }
+
+ private:
+  std::atomic<std::int64_t> last_ns_{0};
+};
 
 // The function table with what every session needs of it.
 class Library final : public OrtLibrary {
@@ -27,6 +47,7 @@ class Library final : public OrtLibrary {
   const abi::Env* env() const { return env_.get(); }
   const abi::MemoryInfo* cpu_memory() const { return cpu_memory_.get(); }
   abi::Allocator* allocator() const { return allocator_; }
+  LargeRuns& large_runs() { return large_runs_; }
 
   Status take(abi::Error* error, Phase phase) const { return take_status(api_, error, phase); }
 
@@ -42,6 +63,7 @@ class Library final : public OrtLibrary {
   Handle<abi::Env> env_;
   Handle<abi::MemoryInfo> cpu_memory_;
   bool shares_arena_ = false;
+  LargeRuns large_runs_;
   abi::Allocator* allocator_ = nullptr;  // ONNX Runtime's own, never released
 };
 
