@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/convert.h"
+#include "bindings/runtime_log.h"
 
 namespace servolley::bindings {
 namespace {
@@ -20,11 +21,13 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.request_timeout_us = request_timeout_us;
   options.inline_threshold_us = inline_threshold_us;
   options.http.body_bytes = body_bytes;
+  collect_runtime_log();
   auto out = std::make_unique<PyEngine>();
   Status status;
   {
     const py::gil_scoped_release release;
-    auto library = ort::OrtLibrary::open(ort_library);
+    // One ceiling for our tensors and one of the same size for what the runtime needs in between.
+    auto library = ort::OrtLibrary::open(ort_library, pool_bytes);
     if (library) {
       out->library = std::move(*library);
       out->engine = std::make_unique<Engine>(options);
@@ -193,6 +196,7 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("next_expiry_us", &next_expiry_us)
       .def_property_readonly("in_flight",
                              [](const PyEngine& self) { return self.engine->in_flight(); })
+      .def("take_runtime_log", [](const PyEngine&) { return take_runtime_log(); })
       .def("pool_stats", [](PyEngine& self) { return pool_stats(self.engine->pool().stats()); })
       .def("front_stats",
            [](const PyEngine& self) { return front_stats(self.engine->front_stats()); });

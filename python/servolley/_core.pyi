@@ -186,6 +186,9 @@ class Engine:
         """Hot requests admitted and not yet answered."""
     def begin_drain(self) -> list[HttpConnection] | None:
         """Quick: new hot requests get 503, every connection closes after its pending answers."""
+    def take_runtime_log(self) -> list[tuple[int, str]]:
+        """Quick: what ONNX Runtime has logged since the last call, at most the newest 256 lines, as
+        (severity, text); severities are its own: 2 warning, 3 error, 4 fatal."""
     def pool_stats(self) -> PoolStats: ...
     def front_stats(self) -> FrontStats: ...
     def close(self) -> None:

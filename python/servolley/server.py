@@ -20,6 +20,7 @@ from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
 from servolley.front.tfs_routes import TfsRoutes
 from servolley.front.transport import HttpProtocol
+from servolley.observe.runtime_log import log_runtime_lines
 from servolley.ort_library import find_ort_library
 from servolley.repository.layout import RepositoryError, scan
 from servolley.repository.manager import Manager
@@ -125,6 +126,8 @@ class Server:
             reuse_port=http.reuse_port,
         )
         self._add_listener(main, "listening on %s")
+        if http.port == 0 and not _log.isEnabledFor(logging.INFO):
+            print(main.address, flush=True)  # whoever left the choice to us must learn it
         if http.unix_socket is not None:
             local = await listeners.listen_unix(
                 lambda: HttpProtocol(driver, everything), http.unix_socket, backlog=backlog
@@ -157,6 +160,7 @@ class Server:
             return 0
         stop.cancel()
         await loads  # its exception, if it had one
+        log_runtime_lines(self._engine.take_runtime_log())
         failures = self._manager.failures()
         if failures and self._settings.repository.exit_on_error:
             _log.error("ending: a model cannot be loaded")
@@ -203,4 +207,5 @@ class Server:
             os._exit(0)
         self._driver.stop()
         self._engine.close()
+        log_runtime_lines(self._engine.take_runtime_log())
         _log.info("stopped")

@@ -138,6 +138,9 @@ class Engine:
     def remove_routes(self, model: str) -> None:
         del self.routes[model]
 
+    def take_runtime_log(self) -> list[tuple[int, str]]:
+        return []
+
     def _take_attention(self) -> list[Any] | None:
         attention, self.attention = self.attention, None
         return attention

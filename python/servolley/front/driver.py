@@ -6,6 +6,8 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+from servolley.observe.runtime_log import log_runtime_lines
+
 if TYPE_CHECKING:
     from servolley._core import Engine, HttpConnection
     from servolley.front.transport import HttpProtocol
@@ -105,6 +107,7 @@ class Driver:
     def _expire(self) -> None:
         self._timer = None
         self._timer_due = math.inf
+        log_runtime_lines(self.engine.take_runtime_log())
         self._attend(self.engine.expire())
         self._cut_off_stalled()
         self._arm()
