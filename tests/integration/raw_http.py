@@ -66,8 +66,11 @@ class RawConnection:
             match = _HEADER.fullmatch(line)
             assert match, f"malformed header line {line!r}"
             name = match[1].decode().lower()
+            value = match[2].decode("latin-1")
+            if name == "connection" and name in headers:  # a list, which may take several lines
+                value = f"{headers.pop(name)}, {value}"
             assert name not in headers, f"header {name} twice"
-            headers[name] = match[2].decode("latin-1")
+            headers[name] = value
         if status[1] == b"100":
             return Answer(100, headers, b"")
         assert "transfer-encoding" not in headers
