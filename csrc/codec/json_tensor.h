@@ -4,32 +4,11 @@
 #include <memory>
 #include <string_view>
 
+#include "codec/decode_budget.h"
 #include "codec/infer.h"
 #include "codec/json_reader.h"
 
 namespace servolley::codec {
-
-// What the decoded tensors of one request may take together. Counts elements that exist, not room
-// that was reserved for them.
-class DecodeBudget {
- public:
-  explicit DecodeBudget(std::size_t limit_bytes) : limit_(limit_bytes) {}
-  std::size_t left() const { return limit_ - used_; }
-  std::size_t limit() const { return limit_; }
-  bool take(std::size_t bytes) {
-    if (bytes > left()) return false;
-    used_ += bytes;
-    return true;
-  }
-  Status exceeded() const {
-    return too_large("the decoded tensors of the request take more than " + std::to_string(limit_) +
-                     " bytes");
-  }
-
- private:
-  std::size_t limit_;
-  std::size_t used_ = 0;
-};
 
 // A finite decimal literal that rounds to infinity: TensorFlow Serving stores infinity (unless the
 // literal is beyond FP64), the Open Inference Protocol refuses it.

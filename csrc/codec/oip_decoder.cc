@@ -41,35 +41,12 @@ bool Decoder::member(std::string_view key) {
 }
 
 bool Decoder::inputs_complete() {
-  std::size_t given = 0;
-  const TensorSpec* missing = nullptr;
-  for (std::size_t i = 0; i < out_.inputs.size(); ++i) {
-    if (out_.inputs[i].view.data) {
-      ++given;
-    } else if (!missing) {
-      missing = &signature().inputs[i];
-    }
-  }
-  if (missing) {
-    return refuse(message("expected ", std::to_string(out_.inputs.size()), " inputs but got ",
-                          std::to_string(given), " inputs", for_model(), ": missing ",
-                          quoted(missing->name)));
-  }
+  if (!accept(check_complete(context_, out_))) return false;
   if (!binary_.empty()) {
     return refuse(message("unexpected additional input data", for_model(), ": ",
                           std::to_string(binary_.size()), " bytes behind the last input"));
   }
-  if (!signature().batched) return true;
-  const std::int64_t rows = out_.inputs[0].view.shape[0];
-  for (std::size_t i = 1; i < out_.inputs.size(); ++i) {
-    const std::int64_t other = out_.inputs[i].view.shape[0];
-    if (other != rows) {
-      return refuse(message("all inputs must have the same first dimension", for_model(), ": ",
-                            quoted(signature().inputs[0].name), " has ", std::to_string(rows), ", ",
-                            quoted(signature().inputs[i].name), " has ", std::to_string(other)));
-    }
-  }
-  return true;
+  return accept(check_rows(context_, out_));
 }
 
 bool Decoder::request_parameters() {
@@ -108,8 +85,7 @@ bool Decoder::request_parameter(std::string_view key) {
     if (key == "sequence_start" || key == "sequence_end") return sequence_flag(key);
   }
   if (key.starts_with("triton_")) {
-    return refuse(
-        message("parameter ", quoted(key), ": names that begin with 'triton_' are ", "reserved"));
+    return reader_.fail(reserved_parameter(key));
   }
   return custom_parameter(key);
 }
@@ -120,25 +96,22 @@ bool Decoder::parameter_uint64(std::string_view who, std::uint64_t& out) {
   return refuse_instead(message(who, " must be an integer from 0 to 18446744073709551615"));
 }
 
-bool Decoder::no_sequences() {
-  return reader_.fail({Code::kUnimplemented, "sequences are not supported yet" + for_model()});
-}
-
 bool Decoder::sequence_id() {
   if (reader_.peek() == JsonKind::kString) {
     std::string_view id;
     if (!reader_.read_string(id, scratch_)) return false;
-    return id.empty() || no_sequences();
+    return id.empty() || reader_.fail(no_sequences(context_));
   }
   std::uint64_t id = 0;
   if (!expect(JsonKind::kNumber, "parameter 'sequence_id'", "an integer or a string")) return false;
-  return parameter_uint64("parameter 'sequence_id'", id) && (id == 0 || no_sequences());
+  return parameter_uint64("parameter 'sequence_id'", id) &&
+         (id == 0 || reader_.fail(no_sequences(context_)));
 }
 
 bool Decoder::sequence_flag(std::string_view key) {
   bool value = false;
   if (!expect(JsonKind::kBool, key, "true or false")) return false;
-  return reader_.read_bool(value) && (!value || no_sequences());
+  return reader_.read_bool(value) && (!value || reader_.fail(no_sequences(context_)));
 }
 
 bool Decoder::custom_parameter(std::string_view key) {

@@ -11,6 +11,7 @@
 #include "codec/json_reader.h"
 #include "codec/json_tensor.h"
 #include "codec/messages.h"
+#include "codec/oip_rules.h"
 
 namespace servolley::codec::oip {
 
@@ -61,7 +62,8 @@ class Decoder {
   bool refuse_twice(std::string_view key) {
     return refuse(message("'", key, "' is given twice in one object"));
   }
-  std::string for_model() const { return message(" for model '", context_.model, "'"); }
+  bool accept(Status status) { return status.ok() || reader_.fail(std::move(status)); }
+  std::string for_model() const { return oip::for_model(context_.model); }
   std::string input_name(const Input& input) const {
     return input.index == kNone ? std::string("an input without a name")
                                 : "input " + quoted(signature().inputs[input.index].name);
@@ -86,7 +88,6 @@ class Decoder {
   bool request_parameters();
   bool request_parameter(std::string_view key);
   bool parameter_uint64(std::string_view who, std::uint64_t& out);
-  bool no_sequences();
   bool sequence_id();
   bool sequence_flag(std::string_view key);
   bool custom_parameter(std::string_view key);

@@ -1,4 +1,3 @@
-#include "codec/bytes_tensor.h"
 #include "codec/oip_decoder.h"
 
 namespace servolley::codec::oip {
@@ -65,19 +64,16 @@ bool Decoder::input_name_member(Input& input) {
       !reader_.read_string(name, scratch_)) {
     return false;
   }
-  const auto index = signature().input_index(name);
-  if (!index) return refuse(message("unexpected inference input ", quoted(name), for_model()));
+  auto index = find_input(context_, name);
+  if (!index) return reader_.fail(std::move(index).error());
   input.index = *index;
   // Every read input has data, be it of length 0 (see resolve_input).
-  if (out_.inputs[*index].view.data) {
-    return refuse(message("input ", quoted(name), " is given twice", for_model()));
-  }
-  return true;
+  return !out_.inputs[*index].view.data || reader_.fail(input_given_twice(context_, *index));
 }
 
 bool Decoder::shape(Input& input) {
   const auto bad = [&](std::string_view what) {
-    return refuse_instead(message("invalid shape of ", input_name(input), for_model(), ": ", what));
+    return reader_.fail_instead(bad_shape(context_, input_name(input), what));
   };
   if (!expect(JsonKind::kArray, "'shape'", input, "an array") || !reader_.enter_array()) {
     return false;
@@ -88,7 +84,7 @@ bool Decoder::shape(Input& input) {
     std::uint64_t dim = 0;
     if (!reader_.read_integer(negative, dim) || (negative && dim != 0) ||
         dim > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-      return bad("every dimension must be an integer from 0 to 9223372036854775807");
+      return bad(kBadDimension);
     }
     if (input.shape.full()) {
       return bad("more than " + std::to_string(kMaxRank) + " dimensions");
@@ -96,7 +92,7 @@ bool Decoder::shape(Input& input) {
     input.shape.push_back(static_cast<std::int64_t>(dim));
   }
   if (reader_.failed()) return false;
-  return input.shape.element_count() || bad("its number of elements does not fit 64 bits");
+  return input.shape.element_count() || bad(kTooManyElements);
 }
 
 bool Decoder::input_parameters(Input& input) {
@@ -124,20 +120,10 @@ bool Decoder::check(Input& input) {
   if (input.index == kNone) return refuse("an element of 'inputs' has no 'name'" + for_model());
   if (!input.dtype) return refuse("no 'datatype' for " + input_name(input) + for_model());
   if (!input.has_shape) return refuse("no 'shape' for " + input_name(input) + for_model());
-  const TensorSpec& spec = signature().inputs[input.index];
-  if (spec.dtype != *input.dtype) {
-    return refuse(message("inference ", input_name(input), " data-type is '",
-                          oip_name(*input.dtype), "', but model '", context_.model, "' expects '",
-                          oip_name(spec.dtype), "'"));
-  }
-  Status fits =
-      signature().check_input(static_cast<std::uint32_t>(input.index), input.shape, context_.model);
-  if (!fits.ok()) return reader_.fail(std::move(fits));
-  if (!input.shape.byte_count(spec.dtype)) {
-    return refuse(message("invalid shape of ", input_name(input), for_model(),
-                          ": its size in bytes does not fit 64 bits"));
-  }
-  input.elements = static_cast<std::size_t>(*input.shape.element_count());
+  auto elements =
+      check_input(context_, static_cast<std::uint32_t>(input.index), *input.dtype, input.shape);
+  if (!elements) return reader_.fail(std::move(elements).error());
+  input.elements = *elements;
   input.checked = true;
   return true;
 }
@@ -168,8 +154,7 @@ bool Decoder::resolve_input(Input& input) {
                           sources == 0 ? "none" : "several"));
   }
   if (input.in_shared_memory) {
-    return reader_.fail({Code::kUnimplemented,
-                         "shared memory is not supported yet: " + input_name(input) + for_model()});
+    return reader_.fail(no_shared_memory(context_, input_name(input)));
   }
   if (input.binary_size) return resolve_binary(input);
   if (input.data_read) return true;
@@ -181,29 +166,19 @@ bool Decoder::resolve_input(Input& input) {
 }
 
 bool Decoder::resolve_binary(const Input& input) {
-  const auto unexpected = [&](const std::string& what) {
-    return refuse(message("unexpected size for ", input_name(input), for_model(), ": ", what));
-  };
   const std::uint64_t size = *input.binary_size;
   if (size > binary_.size()) {
-    return unexpected(message("binary_data_size is ", std::to_string(size), ", the body has ",
-                              std::to_string(binary_.size()), " more bytes"));
+    return refuse(message("unexpected size for ", input_name(input), for_model(),
+                          ": binary_data_size is ", std::to_string(size), ", the body has ",
+                          std::to_string(binary_.size()), " more bytes"));
   }
   const auto data = binary_.first(static_cast<std::size_t>(size));
-  const DType dtype = *input.dtype;
-  if (dtype == DType::kBytes) {
-    Status valid = check_packed_bytes(data, input.elements);
-    if (!valid.ok()) {
-      return unexpected(message("shape ", input.shape.to_string(), ", ", valid.message()));
-    }
-  } else if (const std::size_t expected = input.elements * element_size(dtype);
-             expected != data.size()) {
-    return unexpected(message("shape ", input.shape.to_string(), " takes ",
-                              std::to_string(expected), " bytes, binary_data_size is ",
-                              std::to_string(size)));
+  if (!accept(check_raw_data(context_, static_cast<std::uint32_t>(input.index), input.shape,
+                             input.elements, data, "binary_data_size is "))) {
+    return false;
   }
   binary_ = binary_.subspan(data.size());
-  out_.inputs[input.index].view = {dtype, input.shape, data.data(), data.size()};
+  out_.inputs[input.index].view = {*input.dtype, input.shape, data.data(), data.size()};
   return true;
 }
 

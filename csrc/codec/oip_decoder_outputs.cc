@@ -1,4 +1,3 @@
-#include "codec/classification.h"
 #include "codec/oip_decoder.h"
 
 namespace servolley::codec::oip {
@@ -34,14 +33,9 @@ bool Decoder::output_member(Output& output, std::string_view key) {
         !reader_.read_string(name, scratch_)) {
       return false;
     }
-    const auto index = signature().output_index(name);
-    if (!index) return refuse(message("unexpected inference output ", quoted(name), for_model()));
+    auto index = find_output(context_, out_, name);
+    if (!index) return reader_.fail(std::move(index).error());
     output.index = *index;
-    for (const RequestedOutput& other : out_.outputs) {
-      if (other.index == *index) {
-        return refuse(message("output ", quoted(name), " is asked for twice", for_model()));
-      }
-    }
     return true;
   }
   if (key == "parameters") {
@@ -74,7 +68,7 @@ bool Decoder::output_parameters(Output& output) {
       if (output.classification != 0) return refuse_twice(key);
       if (!parameter_uint64("parameter 'classification'", count)) return false;
       if (count == 0 || count > std::numeric_limits<std::uint32_t>::max()) {
-        return refuse("parameter 'classification' must be from 1 to 4294967295");
+        return reader_.fail(bad_classification());
       }
       output.classification = static_cast<std::uint32_t>(count);
       continue;
@@ -93,13 +87,9 @@ bool Decoder::resolve_output(const Output& output) {
       return refuse(message("output ", quoted(spec.name), ": 'shared_memory_region' excludes ",
                             "'classification' and 'binary_data'"));
     }
-    return reader_.fail({Code::kUnimplemented, "shared memory is not supported yet: output " +
-                                                   quoted(spec.name) + for_model()});
+    return reader_.fail(no_shared_memory(context_, "output " + quoted(spec.name)));
   }
-  if (output.classification != 0 && !can_classify(spec.dtype)) {
-    return refuse(message("output ", quoted(spec.name), " is ", oip_name(spec.dtype),
-                          ": classification needs an integer, FP32 or FP64 tensor"));
-  }
+  if (output.classification != 0 && !accept(check_classification(spec))) return false;
   out_.outputs.push_back(
       {.index = static_cast<std::uint32_t>(output.index),
        .form = output.binary.value_or(false) ? OutputForm::kBinary : OutputForm::kJson,

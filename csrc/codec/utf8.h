@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string_view>
 
 namespace servolley::codec {
@@ -24,6 +26,35 @@ inline std::size_t utf8_sequence(const char* at, const char* end) {
   if (first > 0xF4 || left < 4 || !follows(1) || !follows(2) || !follows(3)) return 0;
   if (first == 0xF0 && byte(1) < 0x90) return 0;
   return first == 0xF4 && byte(1) > 0x8F ? 0 : 4;
+}
+
+inline bool is_utf8(std::string_view text) {
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at != end) {
+    std::uint64_t eight = 0;
+    if (end - at >= 8) {  // names are ASCII nearly always
+      std::memcpy(&eight, at, sizeof eight);
+      if ((eight & 0x8080808080808080u) == 0) {
+        at += 8;
+        continue;
+      }
+    }
+    const std::size_t bytes = utf8_sequence(at, end);
+    if (bytes == 0) return false;
+    at += bytes;
+  }
+  return true;
+}
+
+// Puts '?' in place of every byte that is not part of a valid sequence.
+inline void replace_bad_utf8(char* text, std::size_t bytes) {
+  char* const end = text + bytes;
+  while (text != end) {
+    const std::size_t sequence = utf8_sequence(text, end);
+    if (sequence == 0) *text = '?';
+    text += sequence ? sequence : 1;
+  }
 }
 
 // Writes the code point (valid, no surrogate) at `at`; returns behind it. Needs room for 4 bytes.
