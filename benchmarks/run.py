@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -272,6 +273,8 @@ def main() -> int:
     pace = _QUICK if given.quick else _FULL
     if given.rounds:
         pace = replace(pace, rounds=given.rounds)
+    # Ended from outside, it still stops what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="servolley-bench-") as folder:
         bench = Bench(chosen, pace, given.patience, Path(folder))
         bench.run()
