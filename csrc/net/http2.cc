@@ -56,6 +56,7 @@ void Http2Connection::Impl::settle() {
   if (settling || in_session) return;
   settling = true;
   if (!dead) {
+    if (closing) give_up_calls();
     deliver_parked();
     give_windows_back();
     pull();
@@ -67,7 +68,9 @@ void Http2Connection::Impl::settle() {
 
 // Handlers may end other calls, and so on, while this runs.
 void Http2Connection::Impl::report_cancelled() {
-  for (std::size_t i = 0; i < cancelled.size(); ++i) handler.on_cancel(cancelled[i]);
+  for (std::size_t i = 0; i < cancelled.size(); ++i) {
+    if (const std::uint32_t stream = cancelled[i]) handler.on_cancel(stream);
+  }
   cancelled.clear();
 }
 
@@ -180,7 +183,7 @@ void Http2Connection::finish(std::uint32_t stream, const Status& status, TimePoi
 }
 
 std::size_t Http2Connection::unsent_bytes(std::uint32_t stream) const {
-  const Http2Stream* const found = impl_->dead ? nullptr : impl_->find(stream);
+  const Http2Stream* const found = impl_->find(stream);
   return found ? found->outbox.size() : 0;
 }
 

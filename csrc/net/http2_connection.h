@@ -112,6 +112,7 @@ struct Http2Connection::Impl {
   bool has_output();
   bool wants_read();
   bool wants_close();
+  // Calls are taken, and answered.
   bool reading() const { return !dead && !closing && !peer_done; }
 
   // A message, or the half-close behind it, that waits until there is room for its answer.
@@ -158,7 +159,7 @@ struct Http2Connection::Impl {
   // ---- sending
   FrameOutput output;
   std::size_t waiting = 0;               // bytes in all outboxes
-  std::vector<std::uint32_t> cancelled;  // to be reported
+  std::vector<std::uint32_t> cancelled;  // to be reported; 0: not any more
 
   // ---- ends
   bool in_session = false;  // nghttp2 is on the stack

@@ -17,7 +17,7 @@ bool Outbox::add_message(Payload& body, bool compressed, Pool& pool) {
       static_cast<std::uint8_t>(length)};
   add_small(prefix.data(), prefix.size());
   for (Segment& segment : body.segments()) {
-    if (segment.size <= FrameOutput::kCopyBytes) {
+    if (segment.size <= kSmallBytes) {
       add_small(segment.data, segment.size);
       continue;
     }

@@ -23,6 +23,8 @@ class Outbox {
   void clear();
 
  private:
+  // Larger segments wait under their own lease, whether they are copied when framed or not.
+  static constexpr std::size_t kSmallBytes = 512;
   static constexpr std::size_t kKeepBytes = 1024;
   static constexpr std::size_t kKeepPieces = 16;
 

@@ -37,7 +37,7 @@ class FrameOutput {
   // A lone small answer costs no allocation: it is framed inside the connection itself.
   static constexpr std::size_t kInlineBytes = 1024;
   static constexpr std::size_t kArenaBytes = 16 << 10;
-  static constexpr std::size_t kKeepPieces = 64;
+  static constexpr std::size_t kKeepPieces = 256;
 
   std::byte* room(std::size_t bytes, const Buffer*& owner);
   bool empty() const { return first_piece_ == pieces_.size(); }

@@ -72,7 +72,7 @@ void keep_end(Http2Stream& stream, const Status& status, std::span<const Header>
 }  // namespace
 
 void Http2Connection::Impl::send_message(std::uint32_t id, Payload& body, MessageCoding coding) {
-  Http2Stream* const stream = dead || closing || peer_done ? nullptr : find(id);
+  Http2Stream* const stream = reading() ? find(id) : nullptr;
   if (!stream || stream->ended) return body.clear();
   const bool compressed = coding != MessageCoding::kIdentity;
   if (!stream->responded) stream->response_coding = coding;
@@ -151,10 +151,12 @@ void Http2Connection::Impl::submit_trailers(Http2Stream& stream) {
 
 void Http2Connection::Impl::finish(std::uint32_t id, const Status& status,
                                    std::span<const Header> extra) {
-  Http2Stream* const stream = dead || closing || peer_done ? nullptr : find(id);
+  // Whoever finishes a call is not told of its end any more, even if the answer comes too late.
+  std::replace(cancelled.begin(), cancelled.end(), id, std::uint32_t{0});
+  Http2Stream* const stream = find(id);
   if (!stream || stream->ended) return;
   stream->reported = false;
-  answer_end(*stream, status, extra);
+  if (reading()) answer_end(*stream, status, extra);
 }
 
 void Http2Connection::Impl::answer_end(Http2Stream& stream, const Status& status,

@@ -232,6 +232,7 @@ bool Http2Connection::Impl::open_session() {
 
 Http2Stream* Http2Connection::Impl::find(std::uint32_t stream) {
   if (recent && recent->id == stream) return recent;
+  if (!session) return nullptr;
   recent = static_cast<Http2Stream*>(
       nghttp2_session_get_stream_user_data(session, static_cast<std::int32_t>(stream)));
   return recent;

@@ -3,18 +3,18 @@
 #include <doctest/doctest.h>
 #include <malloc.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
 
+#include "net/allocations.h"
 #include "net/http1_link.h"
 #include "net/http1_streams.h"
 
 namespace {
 
-std::atomic<std::size_t> allocations{0};
-std::atomic<std::size_t> live_bytes{0};
+using servolley::net::allocations;
+using servolley::net::live_bytes;
 
 void* counted(void* memory) {
   if (memory) {

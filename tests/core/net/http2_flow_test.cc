@@ -241,6 +241,25 @@ TEST_CASE("http2 flow: answering other calls, and the same one, from inside on_c
   CHECK(link.server.cancels.size() == 1);
 }
 
+TEST_CASE("http2 flow: whoever finishes a call is not told of its cancel") {
+  Host host;
+  host.feed(greeting() + headers(1, grpc_head()) + headers(3, grpc_head()));
+  host.server.message_hook = [&](std::uint32_t, GrpcMessage&) { host.finish(1); };
+  host.feed(reset(1) + data(3, with_prefix("x")));
+  CHECK(host.server.cancels.empty());
+  host.server.message_hook = [&](std::uint32_t, GrpcMessage&) { host.finish(5); };
+  std::string flood = headers(5, grpc_head());
+  for (int i = 0; i < 3000; ++i) flood += data(5, "");
+  host.server.cancel_hook = [&](std::uint32_t) { host.finish(5); };
+  host.feed(flood);
+  CHECK(host.connection->wants_close() == false);  // GOAWAY is not sent yet
+  host.drink();
+  CHECK(host.connection->wants_close());
+  std::vector<std::uint32_t> cancelled = host.server.cancels;
+  CHECK(cancelled.size() <= 2);
+  CHECK(std::count(cancelled.begin(), cancelled.end(), 1u) == 0);
+}
+
 TEST_CASE("http2 flow: the end of the connection cancels what has no answer") {
   Link link;
   const std::int32_t waits = link.unary("/waits", "q");

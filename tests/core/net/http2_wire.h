@@ -5,8 +5,10 @@
 #include <nghttp2/nghttp2.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace servolley::net::http2_test {
@@ -92,6 +94,54 @@ inline std::vector<WireFrame> frames_of(std::string_view bytes) {
     bytes.remove_prefix(std::min(9 + size, bytes.size()));
   }
   return found;
+}
+
+// What one stream was answered.
+struct WireAnswer {
+  std::vector<std::pair<std::string, std::string>> fields;  // of the head and the trailers
+  std::string body;
+  bool ended = false;
+  friend bool operator==(const WireAnswer&, const WireAnswer&) = default;
+
+  std::string field(std::string_view name) const {
+    for (const auto& [key, value] : fields) {
+      if (key == name) return value;
+    }
+    return {};
+  }
+};
+
+// From the connection's first byte on.
+inline std::map<std::uint32_t, WireAnswer> answers_of(std::string_view bytes) {
+  std::map<std::uint32_t, WireAnswer> answers;
+  nghttp2_hd_inflater* inflater = nullptr;
+  nghttp2_hd_inflate_new(&inflater);
+  for (const WireFrame& f : frames_of(bytes)) {
+    if (f.type != NGHTTP2_HEADERS && f.type != NGHTTP2_DATA) continue;
+    WireAnswer& answer = answers[f.stream];
+    answer.ended |= (f.flags & NGHTTP2_FLAG_END_STREAM) != 0;
+    if (f.type == NGHTTP2_DATA) {
+      answer.body += f.payload;
+      continue;
+    }
+    const auto* in = reinterpret_cast<const std::uint8_t*>(f.payload.data());
+    for (std::size_t left = f.payload.size();;) {
+      nghttp2_nv nv;
+      int flags = 0;
+      const ssize_t used = nghttp2_hd_inflate_hd2(inflater, &nv, &flags, in, left, 1);
+      if (used < 0) break;
+      in += used;
+      left -= static_cast<std::size_t>(used);
+      if (flags & NGHTTP2_HD_INFLATE_EMIT) {
+        answer.fields.emplace_back(std::string(reinterpret_cast<char*>(nv.name), nv.namelen),
+                                   std::string(reinterpret_cast<char*>(nv.value), nv.valuelen));
+      }
+      if (flags & NGHTTP2_HD_INFLATE_FINAL) break;
+    }
+    nghttp2_hd_inflate_end_headers(inflater);
+  }
+  nghttp2_hd_inflate_del(inflater);
+  return answers;
 }
 
 // The error of the last GOAWAY, or -1.
