@@ -121,8 +121,9 @@ def _limits(results: Results) -> Table:
 
 
 def _spread(value: Spread) -> str:
-    share = value.around / value.median if value.median else 0.0
-    return f"{_digits(value.median)} ±{share:.0%}"
+    if value.around is None or not value.median:
+        return _digits(value.median)
+    return f"{_digits(value.median)} ±{value.around / value.median:.0%}"
 
 
 def _digits(value: float) -> str:

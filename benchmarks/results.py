@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of the rounds, and half of the distance between the extremes."""
+    """The median of the rounds, and half of the distance between the extremes; None after a single round."""
 
     median: float
-    around: float
+    around: float | None
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
         ordered = sorted(values)
-        return cls(statistics.median(ordered), (ordered[-1] - ordered[0]) / 2)
+        around = (ordered[-1] - ordered[0]) / 2 if len(ordered) > 1 else None
+        return cls(statistics.median(ordered), around)
 
 
 @dataclass(frozen=True, slots=True)
