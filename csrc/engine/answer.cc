@@ -79,9 +79,7 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
     payload_.clear();
   }
   if (!status.ok()) {
-    if (request.dialect == Dialect::kOipHttp && status.code() == Code::kDeadlineExceeded) {
-      status = unavailable(status.message());
-    }
+    status = in_dialect(status, request.dialect);
     count_failure(request, status.code(), reason, now);
     respond_error(*connection, request.exchange, status, now);
   }

@@ -40,16 +40,13 @@ Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
   return length;
 }
 
-// The Open Inference Protocol has no status for a deadline: a request that waited too long is
-// overload.
-Status in_dialect(const Status& status, Dialect dialect) {
-  if (dialect == Dialect::kOipHttp && status.code() == Code::kDeadlineExceeded) {
-    return unavailable(status.message());
-  }
-  return status;
-}
-
 }  // namespace
+
+Status in_dialect(const Status& status, Dialect dialect) {
+  const bool overload =
+      status.code() == Code::kDeadlineExceeded || status.code() == Code::kResourceExhausted;
+  return dialect == Dialect::kOipHttp && overload ? unavailable(status.message()) : status;
+}
 
 Engine::Engine(const EngineOptions& options)
     : options_(options), pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}) {}

@@ -37,6 +37,10 @@ struct FrontStats {
   std::uint64_t unknown_model_requests = 0;
 };
 
+// The Open Inference Protocol has neither 504 nor 429: who waited too long and who finds no memory
+// is told that the server is overloaded (503), where TensorFlow Serving has a status for each.
+Status in_dialect(const Status& status, Dialect dialect);
+
 // Pool, routes, servables and connections behind one event loop. Everything belongs to the loop
 // thread except create_servable() and Servable::close().
 class Engine final : public BatchSink {
