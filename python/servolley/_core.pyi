@@ -9,7 +9,7 @@ __version__: Final[str]
 class CoreError(Exception):
     """A core Status that is not OK.
 
-    args: (message,). ``code`` is the canonical name, e.g. "INVALID_ARGUMENT"; ``http_status`` its HTTP status.
+    args: (message,). ``code`` is the canonical name, e.g. "INVALID_ARGUMENT".
     """
 
     code: str
@@ -46,7 +46,7 @@ class BatchStat(TypedDict):
     compute_output_ns: int
 
 class ServableStats(TypedDict):
-    """Counters since the servable was loaded. ``*_ns`` of queue and compute are sums over successful requests."""
+    """Counters since the servable was loaded. ``*_ns`` of queue and compute: sums over successful requests."""
 
     success_count: int
     success_ns: int
