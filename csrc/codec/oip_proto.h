@@ -30,7 +30,7 @@ Status encode_oip_proto(const InferRequest& request, std::span<const OutputView>
 
 // Wraps an encoded ModelInferResponse into a ModelStreamInferResponse: puts the field header before
 // it.
-void prepend_stream_envelope(Payload& response, Pool& pool);
+Status prepend_stream_envelope(Payload& response, Pool& pool);
 // ModelStreamInferResponse{error_message, infer_response{model, version, id, final}}.
 Status encode_oip_stream_error(std::string_view message, std::string_view model,
                                std::string_view version, std::string_view id, Pool& pool,

@@ -26,6 +26,11 @@ class Payload {
     segments_.push_back({std::move(owner), data, size});
     total_ += size;
   }
+  // Puts a segment before all others.
+  void prepend(Buffer owner, const std::byte* data, std::size_t size) {
+    segments_.insert(segments_.begin(), Segment{std::move(owner), data, size});
+    total_ += size;
+  }
   void add_static(std::string_view text) {
     add({}, reinterpret_cast<const std::byte*>(text.data()), text.size());
   }

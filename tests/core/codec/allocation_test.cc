@@ -5,6 +5,7 @@
 #include <new>
 
 #include "codec/codec_fixture.h"
+#include "codec/proto_fixture.h"
 
 namespace {
 
@@ -91,6 +92,44 @@ TEST_CASE("warm JSON tensors of both dialects do not allocate outside of the poo
               encode_tfs_predict(codec.request, {&output, 1}, codec.encode_context(), codec.payload)
                   .ok();
         }) == 0);
+  CHECK(good);
+}
+
+TEST_CASE("warm gRPC requests of both dialects and their answers do not allocate") {
+  Codec codec(signature(DType::kFp32, {-1, 16}, true));
+  const std::string infer =
+      bytes(1, "m") + bytes(3, "a-request-id-that-is-longer-than-a-short-string") +
+      parameter("priority", uint_param(1)) + parameter("timeout", int_param(1000)) +
+      oip_input("x", "FP32", {1, 16}) + bytes(6, bytes(1, "y")) + raw_entry(std::string(64, '\0'));
+  const std::string predict =
+      model_spec() + tf_input("x", tf_tensor(1, {1, 16}, bytes(5, std::string(64, '\0'))));
+  Buffer owner = std::move(*codec.pool.allocate(64));
+  const OutputView output{{DType::kFp32, {1, 16}, owner.data(), 64}, &owner};
+  bool good = true;
+  // Misaligned in turn, so that copies are counted too.
+  std::string shifted;
+  for (std::size_t shift = 0; shift < 4; ++shift) {
+    shifted = std::string(shift, ' ') + infer;
+    const auto message = bytes_of(shifted).subspan(shift);
+    CHECK(allocations_when_warm(codec, [&] {
+            good &= read_oip_head(message).has_value();
+            good &= decode_oip_proto(message, codec.decode_context(), codec.request).ok();
+            codec.payload.clear();
+            good &= encode_oip_proto(codec.request, {&output, 1}, codec.encode_context(), false,
+                                     codec.payload)
+                        .ok();
+          }) == 0);
+    shifted = std::string(shift, ' ') + predict;
+    const auto other = bytes_of(shifted).subspan(shift);
+    CHECK(allocations_when_warm(codec, [&] {
+            good &= read_tfs_head(other).has_value();
+            good &= decode_tfs_proto(other, codec.decode_context(), codec.request).ok();
+            codec.payload.clear();
+            good &= encode_tfs_proto(codec.request, {&output, 1}, codec.encode_context(), false,
+                                     codec.payload)
+                        .ok();
+          }) == 0);
+  }
   CHECK(good);
 }
 
