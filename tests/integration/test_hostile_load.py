@@ -144,6 +144,7 @@ def test_an_accept_storm(serve: ServerFactory) -> None:
         assert_right(server)
 
 
+@pytest.mark.slow
 def test_pipelining_without_reading(serve: ServerFactory) -> None:
     """A client that asks and never reads is not read any further; nothing piles up without limit."""
     server = serve({"half_plus_two": models.half_plus_two(), "identity_fp32": models.identity()})
@@ -396,8 +397,9 @@ def test_ready_is_no_while_draining(serve: ServerFactory, tmp_path: Path) -> Non
     assert server.wait_exit(10) == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(serve: ServerFactory, tmp_path: Path) -> None:
-    server = serve({"slow": models.slow(rounds=3000)}, "--drain-timeout", "60")
+    server = serve({"slow": models.slow(rounds=1500)}, "--drain-timeout", "60")
     connection = RawConnection(server.address).send(slow_request())
     wait_until(
         lambda: server.metric("servolley_received_bytes_total") > len(slow_request()),
