@@ -42,9 +42,17 @@ py::str latin1(const std::string& text) {
       PyUnicode_DecodeLatin1(text.data(), static_cast<py::ssize_t>(text.size()), nullptr));
 }
 
+// A gRPC status code as Python knows it.
+Status status_of_grpc(int code, std::string message) {
+  if (code == 0) return {};
+  const bool known = code > 0 && code <= static_cast<int>(Code::kUnauthenticated);
+  return {known ? static_cast<Code>(code) : Code::kUnknown, std::move(message)};
+}
+
 void bind_control_call(py::module_& module) {
   py::class_<ControlCall>(module, "ControlCall")
       // quick
+      .def_property_readonly("kind", [](const ControlCall& c) { return static_cast<int>(c.kind); })
       .def_property_readonly("exchange", [](const ControlCall& c) { return c.exchange; })
       .def_property_readonly("method", [](const ControlCall& c) { return latin1(c.method); })
       .def_property_readonly("target", [](const ControlCall& c) { return latin1(c.target); })
@@ -68,6 +76,11 @@ void bind_connection(py::module_& module) {
   module.attr("PAUSE") = py::int_(static_cast<int>(engine::kPause));
   module.attr("RESUME") = py::int_(static_cast<int>(engine::kResume));
   module.attr("CLOSE") = py::int_(static_cast<int>(engine::kClose));
+  module.attr("HTTP") = py::int_(static_cast<int>(engine::ControlKind::kHttp));
+  module.attr("GRPC_OPEN") = py::int_(static_cast<int>(engine::ControlKind::kGrpcOpen));
+  module.attr("GRPC_MESSAGE") = py::int_(static_cast<int>(engine::ControlKind::kGrpcMessage));
+  module.attr("GRPC_HALF_CLOSE") = py::int_(static_cast<int>(engine::ControlKind::kGrpcHalfClose));
+  module.attr("GRPC_CANCEL") = py::int_(static_cast<int>(engine::ControlKind::kGrpcCancel));
   bind_control_call(module);
 
   py::class_<OutputPiece>(module, "OutputPiece", py::buffer_protocol())
@@ -78,7 +91,7 @@ void bind_connection(py::module_& module) {
                                /*readonly=*/true);
       });
 
-  py::class_<BoundConnection, std::shared_ptr<BoundConnection>> connection(module, "HttpConnection",
+  py::class_<BoundConnection, std::shared_ptr<BoundConnection>> connection(module, "Connection",
                                                                            py::dynamic_attr());
   connection.attr("owner") = py::none();
   connection
@@ -100,11 +113,25 @@ void bind_connection(py::module_& module) {
           "respond",
           [](BoundConnection& self, std::uint64_t exchange, int status, const py::bytes& body,
              std::string_view content_type, std::string_view extra_headers) {
-            return self.respond_control(exchange, status, content_type, extra_headers,
-                                        std::string_view(body));
+            return self.reply(exchange, {.status = status,
+                                         .content_type = content_type,
+                                         .extra_headers = extra_headers,
+                                         .body = std::string_view(body)});
           },
           py::arg("exchange"), py::arg("status"), py::arg("body"),
-          py::arg("content_type") = "application/json", py::arg("extra_headers") = "");
+          py::arg("content_type") = "application/json", py::arg("extra_headers") = "")
+      .def(
+          "send_message",
+          [](BoundConnection& self, std::uint64_t exchange, const py::bytes& message) {
+            return self.reply_message(exchange, std::string_view(message));
+          },
+          py::arg("exchange"), py::arg("message"))
+      .def(
+          "finish",
+          [](BoundConnection& self, std::uint64_t exchange, int code, std::string message) {
+            return self.reply_end(exchange, status_of_grpc(code, std::move(message)));
+          },
+          py::arg("exchange"), py::arg("code"), py::arg("message") = "");
 }
 
 }  // namespace servolley::bindings

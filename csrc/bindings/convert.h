@@ -41,17 +41,17 @@ struct PyEngine {
   std::shared_ptr<ort::OrtLibrary> library;
   std::unique_ptr<engine::Engine> engine;
   py::object scratch_view;  // one memoryview of the read buffer for all connections
-  std::vector<std::shared_ptr<engine::HttpConnection>> attention;
+  std::vector<std::shared_ptr<engine::Connection>> attention;
 
   // The connections that want attend(), or None.
   py::object take_attention();
 };
 
 // A connection as Python holds it; keeps its engine alive through pybind11's keep_alive.
-class BoundConnection final : public engine::HttpConnection {
+class BoundConnection final : public engine::Connection {
  public:
   BoundConnection(PyEngine& owner, bool control_only)
-      : engine::HttpConnection(*owner.engine, control_only), bound_engine(owner) {}
+      : engine::Connection(*owner.engine, control_only), bound_engine(owner) {}
   PyEngine& bound_engine;
 };
 

@@ -1,17 +1,9 @@
 // How finished batches become answers and numbers. Loop thread.
 
-#include "codec/compression.h"
-#include "codec/oip_json.h"
-#include "codec/tfs_json.h"
 #include "engine/engine.h"
 
 namespace servolley::engine {
 namespace {
-
-// A full queue or a passing overload: come back soon.
-constexpr std::string_view kRetryAfter = "Retry-After: 1\r\n";
-// What we would have read instead.
-constexpr std::string_view kReadableCodings = "Accept-Encoding: gzip, deflate\r\n";
 
 std::int64_t epoch_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -58,82 +50,33 @@ void Engine::answer(std::unique_ptr<Batch> batch) {
 
 void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
   Request& request = batch.request(item);
-  HttpConnection* connection = request.connection;
+  Connection* connection = request.connection;
   if (!connection) {
     count_failure(request, Code::kCancelled, FailureReason::kCanceled, now);
     dispose(request);
     return;
   }
   connection->remove_open(request);
+  Session& session = *connection->session();
   Status status = batch.status;
   FailureReason reason = batch.failure;
   if (status.ok()) {
-    net::ResponseHead head;
-    payload_.clear();
-    status = encode(batch, item, head);
-    reason = FailureReason::kOther;
-    if (status.ok()) {
-      count_success(batch, request, now);
-      connection->respond(request.exchange, head, payload_, now);
+    outputs_.clear();
+    for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
+      outputs_.push_back({.view = rows_of(batch, o, item), .owner = &batch.outputs[o].owner});
     }
-    payload_.clear();
+    status = session.answer(request, outputs_, now);
+    payload_.clear();  // drops the leases of what was copied
+    reason = FailureReason::kOther;
   }
-  if (!status.ok()) {
-    status = in_dialect(status, request.dialect);
+  if (status.ok()) {
+    count_success(batch, request, now);
+  } else {
     count_failure(request, status.code(), reason, now);
-    respond_error(*connection, request.exchange, status, now);
+    session.fail(request, status, now);
   }
+  mark_dirty(*connection);
   dispose(request);
-}
-
-Status Engine::encode(const Batch& batch, std::size_t item, net::ResponseHead& head) {
-  const Request& request = batch.request(item);
-  const Servable& servable = *request.servable;
-  const codec::EncodeContext context{.signature = servable.signature(),
-                                     .model = servable.name(),
-                                     .version = servable.version_text(),
-                                     .pool = pool_};
-  outputs_.clear();
-  for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
-    outputs_.push_back({.view = rows_of(batch, o, item), .owner = &batch.outputs[o].owner});
-  }
-  head.content_type = "application/json";
-  if (request.dialect == Dialect::kTfsHttp) {
-    return codec::encode_tfs_predict(request.infer, outputs_, context, payload_);
-  }
-  const auto info = codec::encode_oip_json(request.infer, outputs_, context, payload_);
-  if (!info) return info.error();
-  head.inference_json_length = info->json_length;
-  if (info->json_length > 0) head.content_type = "application/octet-stream";
-  if (request.response_coding != codec::Coding::kIdentity) {
-    auto deflated = codec::deflate(request.response_coding, payload_, pool_);
-    if (!deflated) return std::move(deflated).error();
-    head.content_encoding = request.response_coding == codec::Coding::kGzip ? "gzip" : "deflate";
-    payload_.clear();
-    const std::byte* data = deflated->owner.data();
-    payload_.add(std::move(deflated->owner), data, deflated->size);
-  }
-  return {};
-}
-
-void Engine::respond_error(HttpConnection& connection, std::uint64_t exchange, const Status& status,
-                           TimePoint now) {
-  // Not the members: answering may let the connection parse on and refuse the next call from in
-  // here.
-  std::string body;
-  codec::append_error_json(status.message(), body);
-  Payload payload;
-  payload.add_static(body);
-  net::ResponseHead head;
-  head.status = http_status(status.code());
-  head.content_type = "application/json";
-  if (status.code() == Code::kUnavailable) head.extra = kRetryAfter;
-  if (status.code() == Code::kUnsupportedMedia) head.extra = kReadableCodings;
-  connection.respond(exchange, head, payload, now);
-}
-
-void Engine::refuse(HttpConnection& connection, std::uint64_t exchange, const Status& status) {
-  respond_error(connection, exchange, status, Clock::now());
 }
 
 void Engine::count_success(const Batch& batch, const Request& request, TimePoint now) {

@@ -3,11 +3,7 @@
 #include <malloc.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
-
-#include "codec/oip_json.h"
-#include "codec/tfs_json.h"
 
 namespace servolley::engine {
 namespace {
@@ -23,30 +19,7 @@ constexpr int kQuietSweeps = 2;
 constexpr std::uint64_t kBurstBytes = 1 << 20;
 constexpr std::size_t kKeptBytes = 8 << 20;
 
-// Inference-Header-Content-Length: a plain decimal number, at most once.
-Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
-  constexpr std::string_view kName = "inference-header-content-length";
-  std::optional<std::uint64_t> length;
-  for (const net::Header& header : head.headers) {
-    if (header.name != kName) continue;
-    std::uint64_t value = 0;
-    const char* end = header.value.data() + header.value.size();
-    const auto [stop, error] = std::from_chars(header.value.data(), end, value);
-    if (length || error != std::errc() || stop != end) {
-      return invalid_argument("Inference-Header-Content-Length must be one decimal number");
-    }
-    length = value;
-  }
-  return length;
-}
-
 }  // namespace
-
-Status in_dialect(const Status& status, Dialect dialect) {
-  const bool overload =
-      status.code() == Code::kDeadlineExceeded || status.code() == Code::kResourceExhausted;
-  return dialect == Dialect::kOipHttp && overload ? unavailable(status.message()) : status;
-}
 
 Engine::Engine(const EngineOptions& options)
     : options_(options), pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}) {}
@@ -75,42 +48,34 @@ void Engine::set_routes(std::string model, ModelRoutes routes) {
   routes_.set(std::move(model), std::move(routes));
 }
 
-bool Engine::infer(HttpConnection& connection, net::HttpRequest&& call, const HotRoute& route,
-                   TimePoint now) {
-  if (draining_) {
-    refuse(connection, call.exchange, unavailable("the server is shutting down"));
-    return false;
-  }
+Result<Request*> Engine::begin(const HotRoute& route, TimePoint now) {
+  if (draining_) return unavailable("the server is shutting down");
   auto servable = routes_.find(route);
   if (!servable) {
     if (!routes_.knows(route.model)) ++front_.unknown_model_requests;
-    refuse(connection, call.exchange, servable.error());
-    return false;
+    return std::move(servable).error();
   }
-  Request& request = *requests_.acquire();
-  request.servable = std::move(*servable);
-  request.dialect = route.dialect;
-  request.exchange = call.exchange;
-  request.received = now;
-  if (route.dialect == Dialect::kTfsHttp && options_.request_timeout_us > 0) {
-    request.deadline = deadline_after(now, options_.request_timeout_us);
-  }
+  Request* request = requests_.acquire();
+  request->servable = std::move(*servable);
+  request->dialect = route.dialect;
+  request->received = now;
+  return request;
+}
+
+Status Engine::submit(Request& request, Connection& connection, Status status, TimePoint now) {
   bool run_inline = false;
-  Status status = decode(request, call);
+  if (status.ok() && !request.body) status = own_inputs(request);
   if (status.ok()) {
     prepare_for_batching(request, request.servable->signature().batched);
     status = request.servable->admit(request, now, &run_inline);
   }
   if (!status.ok()) {
-    status = in_dialect(status, request.dialect);
+    const bool rejected =
+        status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded;
     count_failure(request, status.code(),
-                  status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded
-                      ? FailureReason::kRejected
-                      : FailureReason::kOther,
-                  now);
-    respond_error(connection, call.exchange, status, now);
+                  rejected ? FailureReason::kRejected : FailureReason::kOther, now);
     requests_.release(&request);
-    return false;
+    return status;
   }
   ++in_flight_;
   request.connection = &connection;
@@ -121,39 +86,28 @@ bool Engine::infer(HttpConnection& connection, net::HttpRequest&& call, const Ho
                         inline_ready_.end()) {
     inline_ready_.push_back(request.servable);
   }
-  return run_inline || earlier;
+  // The loop also has to learn of a deadline that is earlier than those that it knows.
+  if (run_inline || earlier) connection.request_tick();
+  return {};
 }
 
-Status Engine::decode(Request& request, net::HttpRequest& call) {
-  request.response_coding = codec::Coding::kIdentity;
-  if (const net::Header* accepted = call.head.find("accept-encoding");
-      accepted && request.dialect == Dialect::kOipHttp) {
-    request.response_coding = codec::choose_response_coding(accepted->value);
-  }
-  std::span<const std::byte> body = call.body;
-  request.body = std::move(call.body_owner);
-  if (const net::Header* encoding = call.head.find("content-encoding")) {
-    auto coding = codec::parse_content_encoding(encoding->value);
-    if (!coding) return std::move(coding).error();
-    if (*coding != codec::Coding::kIdentity) {
-      auto inflated = codec::inflate(*coding, body, options_.body_bytes, pool_);
-      if (!inflated) return std::move(inflated).error();
-      body = {inflated->owner.data(), inflated->size};
-      request.body = std::move(inflated->owner);
-    }
-  }
-  const codec::DecodeContext context{.signature = request.servable->signature(),
-                                     .model = request.servable->name(),
-                                     .pool = pool_,
-                                     .decoded_bytes_limit = options_.decoded_bytes};
-  if (request.dialect == Dialect::kTfsHttp) {
-    SERVOLLEY_TRY(codec::decode_tfs_predict(body, context, request.infer));
-  } else {
-    const auto length = json_length(call.head);
-    if (!length) return length.error();
-    SERVOLLEY_TRY(codec::decode_oip_json(body, *length, context, request.infer));
-  }
-  return request.body ? Status() : own_inputs(request);
+codec::DecodeContext Engine::decode_context(const Servable& servable) {
+  return {.signature = servable.signature(),
+          .model = servable.name(),
+          .pool = pool_,
+          .decoded_bytes_limit = options_.decoded_bytes};
+}
+
+codec::EncodeContext Engine::encode_context(const Servable& servable) {
+  return {.signature = servable.signature(),
+          .model = servable.name(),
+          .version = servable.version_text(),
+          .pool = pool_};
+}
+
+Payload& Engine::answer_payload() {
+  payload_.clear();
+  return payload_;
 }
 
 Status Engine::own_inputs(Request& request) {
@@ -210,7 +164,7 @@ void Engine::expire(TimePoint now) {
   }
   if (now - last_sweep_ >= kSweepInterval) {
     last_sweep_ = now;
-    for (HttpConnection* connection : connections_) connection->check_deadline(now);
+    for (Connection* connection : connections_) connection->check_deadline(now);
     trim_after_burst();
   }
   flush_dirty(now);
@@ -240,7 +194,7 @@ void Engine::trim_after_burst() {
 
 void Engine::begin_drain() {
   draining_ = true;
-  for (HttpConnection* connection : connections_) {
+  for (Connection* connection : connections_) {
     connection->drain();
     mark_dirty(*connection);
   }
@@ -253,16 +207,16 @@ void Engine::close() {
   pool_.trim();
 }
 
-void Engine::connection_opened(HttpConnection& connection) {
+void Engine::connection_opened(Connection& connection) {
   ++front_.connections;
   ++front_.connections_total;
   connections_.push_back(&connection);
   if (draining_) connection.drain();
 }
 
-void Engine::connection_closed(HttpConnection& connection) {
+void Engine::connection_closed(Connection& connection) {
   --front_.connections;
-  const auto forget = [&](std::vector<HttpConnection*>& list) {
+  const auto forget = [&](std::vector<Connection*>& list) {
     const auto at = std::find(list.begin(), list.end(), &connection);
     if (at == list.end()) return;
     *at = list.back();
@@ -279,7 +233,7 @@ void Engine::cancel(Request& request) {
   dispose(request);
 }
 
-void Engine::mark_dirty(HttpConnection& connection) {
+void Engine::mark_dirty(Connection& connection) {
   if (connection.dirty) return;
   connection.dirty = true;
   dirty_.push_back(&connection);
@@ -295,14 +249,14 @@ void Engine::flush_dirty(TimePoint now) {
   dirty_.clear();
 }
 
-void Engine::request_attention(HttpConnection& connection) {
+void Engine::request_attention(Connection& connection) {
   if (connection.attention_requested) return;
   connection.attention_requested = true;
   attention_.push_back(&connection);
 }
 
-void Engine::take_attention(std::vector<std::shared_ptr<HttpConnection>>& connections) {
-  for (HttpConnection* connection : attention_) {
+void Engine::take_attention(std::vector<std::shared_ptr<Connection>>& connections) {
+  for (Connection* connection : attention_) {
     connection->attention_requested = false;
     connections.push_back(connection->shared_from_this());
   }

@@ -9,12 +9,13 @@
 
 #include "engine/batch.h"
 #include "engine/completion_queue.h"
-#include "engine/http_connection.h"
+#include "engine/connection.h"
 #include "engine/request.h"
 #include "engine/routes.h"
 #include "engine/servable.h"
 #include "memory/pool.h"
 #include "net/http1.h"
+#include "net/http2.h"
 
 namespace servolley::engine {
 
@@ -26,6 +27,8 @@ struct EngineOptions {
   std::uint64_t request_timeout_us = 30'000'000;  // TensorFlow Serving's REST timeout; 0 = none
   std::uint64_t inline_threshold_us = 50;
   net::Http1Limits http;
+  net::Http2Limits http2;
+  bool tensor_content = false;  // gRPC Predict answers with tensor_content instead of typed fields
 };
 
 struct FrontStats {
@@ -74,7 +77,7 @@ class Engine final : public BatchSink {
   void close();
 
   // Connections that want attend() to be called, in no particular order. Empties the list.
-  void take_attention(std::vector<std::shared_ptr<HttpConnection>>& connections);
+  void take_attention(std::vector<std::shared_ptr<Connection>>& connections);
 
   std::int64_t in_flight() const { return in_flight_; }
   const FrontStats& front_stats() const { return front_; }
@@ -82,18 +85,21 @@ class Engine final : public BatchSink {
   const EngineOptions& options() const { return options_; }
 
   // --- for connections ---
-  // Decodes and admits a hot call; on an error answers it. True if tick() must follow:
-  // for inline work, or because the loop has to hear of an earlier deadline than it knew.
-  bool infer(HttpConnection& connection, net::HttpRequest&& call, const HotRoute& route,
-             TimePoint now);
-  void refuse(HttpConnection& connection, std::uint64_t exchange, const Status& status);
+  // A hot call: finds the servable and gives out a request for it. An error has taken nothing.
+  Result<Request*> begin(const HotRoute& route, TimePoint now);
+  // Admits the request if it could be decoded. An error has been counted, and the request is gone.
+  Status submit(Request& request, Connection& connection, Status decoded, TimePoint now);
+  codec::DecodeContext decode_context(const Servable& servable);
+  codec::EncodeContext encode_context(const Servable& servable);
+  // An empty payload for one answer; valid until the next is asked for.
+  Payload& answer_payload();
   net::ReadScratch& scratch() { return scratch_; }
-  void connection_opened(HttpConnection& connection);
-  void connection_closed(HttpConnection& connection);
+  void connection_opened(Connection& connection);
+  void connection_closed(Connection& connection);
   void cancel(Request& request);
-  void mark_dirty(HttpConnection& connection);
+  void mark_dirty(Connection& connection);
   void flush_dirty(TimePoint now);
-  void request_attention(HttpConnection& connection);
+  void request_attention(Connection& connection);
   void count_response(int status);
   FrontStats& front() { return front_; }
   std::string& path_scratch() { return path_scratch_; }
@@ -101,15 +107,11 @@ class Engine final : public BatchSink {
  private:
   // BatchSink: an inline batch.
   void finished(std::unique_ptr<Batch> batch) override;
-  Status decode(Request& request, net::HttpRequest& call);
   Status own_inputs(Request& request);
   void answer(std::unique_ptr<Batch> batch);
   void answer_request(Batch& batch, std::size_t item, TimePoint now);
-  Status encode(const Batch& batch, std::size_t item, net::ResponseHead& head);
   void count_success(const Batch& batch, const Request& request, TimePoint now);
   void count_failure(const Request& request, Code code, FailureReason reason, TimePoint now);
-  void respond_error(HttpConnection& connection, std::uint64_t exchange, const Status& status,
-                     TimePoint now);
   void dispose(Request& request);
   // Gives memory back to the system when nothing much has happened for a while.
   void trim_after_burst();
@@ -135,9 +137,9 @@ class Engine final : public BatchSink {
   std::vector<std::shared_ptr<Servable>> inline_ready_;  // have work for tick()
   std::vector<std::shared_ptr<Servable>> inline_running_;
   std::vector<std::unique_ptr<Batch>> finished_;
-  std::vector<HttpConnection*> connections_;
-  std::vector<HttpConnection*> dirty_;
-  std::vector<HttpConnection*> attention_;
+  std::vector<Connection*> connections_;
+  std::vector<Connection*> dirty_;
+  std::vector<Connection*> attention_;
 
   std::mutex servables_mutex_;
   std::vector<std::weak_ptr<Servable>>

@@ -53,6 +53,8 @@ void RequestPool::release(Request* request) {
   request->servable.reset();
   request->infer.clear();
   request->body.reset();
+  request->response_coding = codec::Coding::kIdentity;
+  request->sequence = 0;
   request->cancelled.store(false, std::memory_order_relaxed);
   request->priority = 0;
   request->deadline = kNever;

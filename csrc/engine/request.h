@@ -16,15 +16,16 @@
 
 namespace servolley::engine {
 
-class HttpConnection;
+class Connection;
 class Servable;
 
 // One hot call from its decoding to its answer. Made and answered on the loop thread; in between an
 // instance thread reads its inputs. Exactly one of these is true at any time: it is linked in a
 // servable's queue, it belongs to a batch, or it is being decoded or answered.
 struct Request : batching::Item {
-  HttpConnection* connection = nullptr;  // null once the client has gone
-  std::uint64_t exchange = 0;
+  Connection* connection = nullptr;  // null once the client has gone
+  std::uint64_t exchange = 0;        // the session's name of the call
+  std::uint32_t sequence = 0;        // of a stream's requests, for answers in order
   Dialect dialect = Dialect::kOipHttp;
   codec::Coding response_coding = codec::Coding::kIdentity;
   std::shared_ptr<Servable> servable;

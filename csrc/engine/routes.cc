@@ -142,7 +142,7 @@ void RouteTable::remove(std::string_view model) {
 }
 
 Result<std::shared_ptr<Servable>> RouteTable::find(const HotRoute& route) const {
-  const bool tfs = route.dialect == Dialect::kTfsHttp;
+  const bool tfs = route.dialect == Dialect::kTfsHttp || route.dialect == Dialect::kTfsGrpc;
   const auto at = models_.find(route.model);
   std::optional<std::int64_t> version = route.version;
   if (at != models_.end()) {

@@ -9,9 +9,10 @@
 
 namespace servolley::engine {
 
-enum class Dialect : std::uint8_t { kOipHttp, kTfsHttp };
-inline constexpr std::size_t kDialects = 2;
-inline constexpr std::array<const char*, kDialects> kDialectNames = {"oip_http", "tfs_http"};
+enum class Dialect : std::uint8_t { kOipHttp, kTfsHttp, kOipGrpc, kTfsGrpc };
+inline constexpr std::size_t kDialects = 4;
+inline constexpr std::array<const char*, kDialects> kDialectNames = {"oip_http", "tfs_http",
+                                                                     "oip_grpc", "tfs_grpc"};
 
 // Why a request failed, as Triton's nv_inference_request_failure labels it.
 enum class FailureReason : std::uint8_t { kRejected, kCanceled, kBackend, kOther };

@@ -170,12 +170,12 @@ class Engine:
         ready (503)."""
     def remove_routes(self, model: str) -> None:
         """Quick: the model is unknown from now on (404)."""
-    def tick(self) -> list[HttpConnection] | None:
+    def tick(self) -> list[Connection] | None:
         """Heavy: runs what waits for inline execution and sends the answers. Returns the connections whose
         ``attend()`` has something to say, or None."""
-    def drain(self) -> list[HttpConnection] | None:
+    def drain(self) -> list[Connection] | None:
         """Heavy: sends the answers of finished batches; same result as ``tick()``."""
-    def expire(self) -> list[HttpConnection] | None:
+    def expire(self) -> list[Connection] | None:
         """Quick: answers requests whose deadline has passed in a queue, and applies connection deadlines;
         same result as ``tick()``. Call it when ``next_expiry_us`` has run out, at least once a second."""
     @property
@@ -184,7 +184,7 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Hot requests admitted and not yet answered."""
-    def begin_drain(self) -> list[HttpConnection] | None:
+    def begin_drain(self) -> list[Connection] | None:
         """Quick: new hot requests get 503, every connection closes after its pending answers."""
     def take_runtime_log(self) -> list[tuple[int, str]]:
         """Quick: what ONNX Runtime has logged since the last call, at most the newest 256 lines, as
@@ -194,9 +194,17 @@ class Engine:
     def close(self) -> None:
         """Heavy: after every servable and connection was closed."""
 
-class ControlCall:
-    """A complete HTTP call that is not a hot route."""
+# ControlCall.kind: a whole HTTP call, or one event of a gRPC call.
+HTTP: Final[int]
+GRPC_OPEN: Final[int]  # target and headers (the call's metadata) are set
+GRPC_MESSAGE: Final[int]  # body is set
+GRPC_HALF_CLOSE: Final[int]  # the client will send no more messages
+GRPC_CANCEL: Final[int]  # nobody waits for an answer any more
 
+class ControlCall:
+    """A complete HTTP call that is not a hot route, or an event of a gRPC call that is not hot."""
+
+    kind: int
     exchange: int
     method: str
     target: str  # as sent: undecoded path and query
@@ -211,7 +219,7 @@ PAUSE: Final[int]  # pause reading until attend() says RESUME
 RESUME: Final[int]
 CLOSE: Final[int]  # close the transport
 
-class HttpConnection:
+class Connection:
     """One HTTP/1.1 connection. Plain sockets: answers go straight to the socket ``fd``; what the kernel does
     not take comes out of take_output(). With ``fd`` = -1 (TLS) everything does."""
 
@@ -236,5 +244,9 @@ class HttpConnection:
         self, exchange: int, status: int, body: bytes, content_type: str = ..., extra_headers: str = ...
     ) -> int:
         """Quick: answers a control call; ``extra_headers`` are rendered "Name: value\\r\\n" lines."""
+    def send_message(self, exchange: int, message: bytes) -> int:
+        """Quick: sends one message of a gRPC call."""
+    def finish(self, exchange: int, code: int, message: str = "") -> int:
+        """Quick: ends a gRPC call with a canonical status code number."""
     def closed(self) -> None:
         """Quick: the socket is gone; cancels what is under way. Must be called before the fd is closed."""

@@ -172,7 +172,7 @@ class Engine:
         os.close(self.completions)
 
 
-class HttpConnection:
+class Connection:
     """``flags``: what received(), attend() and the others answer in turn. ``calls``: for take_calls()."""
 
     def __init__(self, engine: Engine, control_only: bool = False) -> None:

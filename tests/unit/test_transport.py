@@ -143,7 +143,7 @@ class Bench:
     """A driver, and connections on it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, max_connections: int = 10) -> None:
-        monkeypatch.setattr(transport_module, "HttpConnection", fake_core.HttpConnection)
+        monkeypatch.setattr(transport_module, "Connection", fake_core.Connection)
         self.loop = Loop()
         self.engine = fake_core.Engine()
         self.driver = Driver(cast("Engine", self.engine), cast("Any", self.loop), max_connections)
@@ -151,9 +151,9 @@ class Bench:
 
     def connect(
         self, *flags: int, room: int = 1 << 30
-    ) -> tuple[HttpProtocol, fake_core.HttpConnection, Transport]:
+    ) -> tuple[HttpProtocol, fake_core.Connection, Transport]:
         protocol = HttpProtocol(self.driver, self.router)
-        core = cast("fake_core.HttpConnection", protocol._core)
+        core = cast("fake_core.Connection", protocol._core)
         transport = Transport(core.log, room)
         transport.protocol = protocol
         protocol.connection_made(transport)
@@ -177,7 +177,7 @@ def test_opening(bench: Bench) -> None:
 def test_the_core_is_told_which_connections_may_not_infer(bench: Bench) -> None:
     for control_only in (False, True):
         protocol = HttpProtocol(bench.driver, bench.router, control_only=control_only)
-        assert cast("fake_core.HttpConnection", protocol._core).control_only is control_only
+        assert cast("fake_core.Connection", protocol._core).control_only is control_only
 
 
 def test_one_tick_for_all_connections_of_an_iteration(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from servolley.observe.runtime_log import log_runtime_lines
 
 if TYPE_CHECKING:
-    from servolley._core import Engine, HttpConnection
+    from servolley._core import Engine, Connection
     from servolley.front.transport import HttpProtocol
 
 # The engine looks at its connections' deadlines at least that often.
@@ -112,7 +112,7 @@ class Driver:
         self._cut_off_stalled()
         self._arm()
 
-    def _attend(self, connections: "list[HttpConnection] | None") -> None:
+    def _attend(self, connections: "list[Connection] | None") -> None:
         if connections is None:
             return
         for connection in connections:

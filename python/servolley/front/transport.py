@@ -5,7 +5,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from servolley._core import CALLS, CLOSE, OUTPUT, PAUSE, RESUME, TICK, HttpConnection
+from servolley._core import CALLS, CLOSE, OUTPUT, PAUSE, RESUME, TICK, Connection
 from servolley.front.calls import Call, Reply, error_reply, status_reply
 from servolley.front.linger import close_gently
 from servolley.status import StatusError
@@ -45,9 +45,9 @@ class HttpProtocol(asyncio.BaseProtocol):
     get_buffer: "Callable[[int], memoryview]"
 
     def __init__(self, driver: "Driver", router: "Router", *, control_only: bool = False) -> None:
-        core = HttpConnection(driver.engine, control_only)
+        core = Connection(driver.engine, control_only)
         core.owner = self
-        self._core: HttpConnection | None = core
+        self._core: Connection | None = core
         self._received = core.received
         self.get_buffer = core.get_buffer
         self._driver = driver
@@ -140,12 +140,12 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     # --- this room ---
 
-    def _write(self, core: HttpConnection, transport: asyncio.Transport) -> int:
+    def _write(self, core: Connection, transport: asyncio.Transport) -> int:
         transport.writelines(core.take_output())
         # With a high-water mark of 0 the transport pauses us exactly if something is left over.
         return 0 if self._writing_paused else core.writable()
 
-    def _dispatch(self, core: HttpConnection, call: "ControlCall") -> int:
+    def _dispatch(self, core: Connection, call: "ControlCall") -> int:
         try:
             answer = self._router.answer(Call.from_core(call))
         except StatusError as error:
@@ -194,7 +194,7 @@ class HttpProtocol(asyncio.BaseProtocol):
             task.cancel()
 
 
-def _respond(core: HttpConnection, exchange: int, reply: Reply) -> int:
+def _respond(core: Connection, exchange: int, reply: Reply) -> int:
     return core.respond(exchange, reply.status, reply.body, reply.content_type, reply.extra_headers)
 
 

@@ -292,7 +292,7 @@ TEST_CASE("draining refuses new work and closes idle connections") {
   serve(engine, unary_signature(DType::kFp32), doubling(engine.pool()), with(Execution::kInline));
   Client idle(engine);
   engine.begin_drain();
-  std::vector<std::shared_ptr<HttpConnection>> attention;
+  std::vector<std::shared_ptr<Connection>> attention;
   engine.take_attention(attention);
   REQUIRE(attention.size() == 1);
   CHECK((attention[0]->attend() & kClose) != 0);

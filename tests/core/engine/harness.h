@@ -94,7 +94,7 @@ struct Answer {
 // The client's end of a connection to the engine.
 class Client {
  public:
-  explicit Client(Engine& engine) : connection_(std::make_shared<HttpConnection>(engine)) {
+  explicit Client(Engine& engine) : connection_(std::make_shared<Connection>(engine)) {
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends_) == 0);
     connection_->opened(ends_[0]);
   }
@@ -144,11 +144,11 @@ class Client {
     ::close(ends_[0]);
     ends_[0] = -1;
   }
-  HttpConnection& connection() { return *connection_; }
+  Connection& connection() { return *connection_; }
   int peer() const { return ends_[1]; }
 
  private:
-  std::shared_ptr<HttpConnection> connection_;
+  std::shared_ptr<Connection> connection_;
   int ends_[2] = {-1, -1};
   std::string pending_;
 };

@@ -1,28 +1,17 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "engine/request.h"
-#include "engine/routes.h"
-#include "net/http1.h"
+#include "engine/session.h"
 
 namespace servolley::engine {
 
 class Engine;
-
-// A complete call that is not hot, for the control routes.
-struct ControlCall {
-  std::uint64_t exchange = 0;
-  std::string method;
-  std::string target;
-  std::vector<std::pair<std::string, std::string>> headers;
-  std::string body;
-};
 
 // What the transport has to do; bits.
 enum Attention : std::uint32_t {
@@ -34,25 +23,24 @@ enum Attention : std::uint32_t {
   kClose = 32,   // close the socket
 };
 
-// One client connection: joins the sans-I/O protocol to the engine on one side and to a socket on
-// the other. Reading belongs to the transport; writing goes straight to the socket from here,
-// because handing every answer to the event loop's writer costs more than the answer. Loop thread
-// only.
-class HttpConnection : public net::Http1Handler,
-                       public std::enable_shared_from_this<HttpConnection> {
+// One client connection: joins a session to the engine on one side and to a socket on the other.
+// The first bytes say whether it speaks HTTP/1.1 or HTTP/2, so every port takes both. Reading
+// belongs to the transport; writing goes straight to the socket from here, because handing every
+// answer to the event loop's writer costs more than the answer. Loop thread only.
+class Connection : public std::enable_shared_from_this<Connection> {
  public:
   // `control_only`: no call is hot, so that a metrics port cannot be inferred on.
-  explicit HttpConnection(Engine& engine, bool control_only = false);
-  ~HttpConnection() override;
-  HttpConnection(const HttpConnection&) = delete;
-  HttpConnection& operator=(const HttpConnection&) = delete;
+  explicit Connection(Engine& engine, bool control_only = false);
+  virtual ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
 
   // `fd` is the connected socket, or -1 if all output must go through the transport (TLS).
   void opened(int fd);
   // The socket is gone: what is under way is cancelled. Before the descriptor is closed.
   void closed();
 
-  std::span<std::byte> receive_space() { return protocol_.receive_space(); }
+  std::span<std::byte> receive_space();
   std::uint32_t received(std::size_t bytes);
   std::uint32_t eof_received();
   std::uint32_t attend();
@@ -62,39 +50,53 @@ class HttpConnection : public net::Http1Handler,
   // Everything unsent, with what keeps it alive. Until writable() nothing is sent from here.
   void take_output(Payload& output);
 
-  // Answers a control call.
-  std::uint32_t respond_control(std::uint64_t exchange, int status, std::string_view content_type,
-                                std::string_view extra, std::string_view body);
+  // Answers of the control routes.
+  std::uint32_t reply(std::uint64_t exchange, const ControlReply& reply);
+  std::uint32_t reply_message(std::uint64_t exchange, std::string_view message);
+  std::uint32_t reply_end(std::uint64_t exchange, const Status& status);
+
+  // --- for the session ---
+  Engine& engine() { return engine_; }
+  bool control_only() const { return control_only_; }
+  void queue_control(ControlCall call) { calls_.push_back(std::move(call)); }
+  // The engine has work that needs a tick.
+  void request_tick() { ticks_ = true; }
 
   // --- for the engine ---
-  void respond(std::uint64_t exchange, const net::ResponseHead& head, Payload& body, TimePoint now);
+  Session* session() { return session_.get(); }
   void add_open(Request& request);
   void remove_open(Request& request);
+  Request* open_requests() { return open_requests_; }
   // Sends what the kernel takes.
   void flush(TimePoint now);
   bool needs_attention() const;
   void drain();
   void check_deadline(TimePoint now);
-  bool is_open() const { return open_; }
 
   // Membership in the engine's lists.
   bool dirty = false;
   bool attention_requested = false;
 
  private:
-  net::BodyPlan plan_body(const net::RequestHead& head) override;
-  void on_request(net::HttpRequest&& request) override;
-  void queue_control(const net::HttpRequest& request);
+  // As much of HTTP/2's preface as tells it from an HTTP/1 method.
+  static constexpr std::size_t kSniffedBytes = 3;
+
+  bool choose_session(std::size_t& bytes, TimePoint now);
 
   Engine& engine_;
   const bool control_only_;
-  net::Http1Connection protocol_;
+  std::unique_ptr<Session> session_;  // empty until the protocol is known
+  std::array<std::byte, kSniffedBytes> sniffed_{};
+  std::size_t sniffed_size_ = 0;
+  TimePoint silent_since_{};  // while there is no session
   int fd_ = -1;
   bool open_ = false;
+  bool draining_ = false;
+  bool finished_ = false;          // closed by us before there was a session
   bool failed_ = false;            // the socket refused to be written
   bool transport_writes_ = false;  // the transport holds output of ours
   bool reading_ = true;            // what the transport was last told
-  bool ticks_ = false;             // this read brought inline work
+  bool ticks_ = false;             // this read brought work for a tick
   std::vector<ControlCall> calls_;
   Request* open_requests_ = nullptr;
 };
