@@ -133,7 +133,15 @@ Status Engine::own_inputs(Request& request) {
   return {};
 }
 
+bool Engine::talks_alone(const Connection& connection) {
+  const bool alone = last_talker_ == &connection && !others_wait_;
+  last_talker_ = &connection;
+  others_wait_ = !alone;
+  return alone;
+}
+
 void Engine::tick() {
+  others_wait_ = false;
   inline_running_.swap(inline_ready_);
   for (auto& servable : inline_running_) servable->run_inline(*this);
   inline_running_.clear();

@@ -77,6 +77,7 @@ class Engine final : public BatchSink {
   void close();
 
   // Connections that want attend() to be called, in no particular order. Empties the list.
+  bool somebody_needs_attention() const { return !attention_.empty(); }
   void take_attention(std::vector<std::shared_ptr<Connection>>& connections);
 
   std::int64_t in_flight() const { return in_flight_; }
@@ -99,6 +100,9 @@ class Engine final : public BatchSink {
   void cancel(Request& request);
   void mark_dirty(Connection& connection);
   void flush_dirty(TimePoint now);
+  // Whether the last two reads that brought inline work were this connection's and nothing of the others
+  // waits. Called once per such read.
+  bool talks_alone(const Connection& connection);
   void request_attention(Connection& connection);
   void count_response(int status);
   FrontStats& front() { return front_; }
@@ -134,6 +138,8 @@ class Engine final : public BatchSink {
   bool burst_ = false;                    // since the last trim
   TimePoint earliest_deadline_ = kNever;  // of admitted requests; a lower bound
 
+  const Connection* last_talker_ = nullptr;  // compared, never followed
+  bool others_wait_ = false;                 // inline work of several reads waits for the tick
   std::vector<std::shared_ptr<Servable>> inline_ready_;  // have work for tick()
   std::vector<std::shared_ptr<Servable>> inline_running_;
   std::vector<std::unique_ptr<Batch>> finished_;
