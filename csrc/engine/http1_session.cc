@@ -45,13 +45,12 @@ Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
   return length;
 }
 
-// Over REST the Open Inference Protocol has no status for a deadline: a request that waited too
-// long is overload.
+// Over REST the Open Inference Protocol has neither 504 nor 429: who waited too long and who finds no
+// memory is told that the server is overloaded (503), where TensorFlow Serving has a status for each.
 Status in_dialect(const Status& status, Dialect dialect) {
-  if (dialect == Dialect::kOipHttp && status.code() == Code::kDeadlineExceeded) {
-    return unavailable(status.message());
-  }
-  return status;
+  const bool overload =
+      status.code() == Code::kDeadlineExceeded || status.code() == Code::kResourceExhausted;
+  return dialect == Dialect::kOipHttp && overload ? unavailable(status.message()) : status;
 }
 
 }  // namespace
