@@ -104,7 +104,8 @@ TimePoint Queue::ready_at(const Lane& lane) const {
   return std::min(delayed, head.admitted + (head.deadline - head.admitted) / 2);
 }
 
-void Queue::take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& expired) {
+void Queue::take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& expired,
+                 std::uint64_t max_bytes) {
   if (next_deadline_ <= now) expire(now, expired);
   std::size_t best = lanes_.size();
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
@@ -121,11 +122,14 @@ void Queue::take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& e
   Lane& lane = lanes_[best];
   const std::uint32_t target = target_rows(lane);
   std::uint64_t rows = 0;
+  std::uint64_t bytes = 0;
   for (Item* item = lane.head; item && rows < target;) {
     Item* following = item->next;
     // The head always goes, even alone above the limit; of the others, what still fits.
-    if (rows == 0 || rows + item->rows <= target) {
+    const bool fits = rows + item->rows <= target && bytes + item->bytes <= max_bytes;
+    if (rows == 0 || fits) {
       rows += item->rows;
+      bytes += item->bytes;
       unlink(lane, *item);
       batch.push_back(item);
     }

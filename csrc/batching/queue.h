@@ -16,6 +16,7 @@ namespace servolley::batching {
 // One waiting request.
 struct Item {
   std::uint32_t rows = 1;
+  std::uint64_t bytes = 0;  // of its tensors: what joining a batch costs to copy
   // Never shares a batch (its tensors do not agree on a batch dimension).
   bool alone = false;
   // 0 is the most urgent; within a priority the order is first in, first out.
@@ -50,6 +51,8 @@ struct Policy {
 // Waiting items, grouped into lanes of equal shape so that a misfit never stops the others.
 class Queue {
  public:
+  static constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
+
   explicit Queue(Policy policy);
 
   // INVALID_ARGUMENT if the item is larger than the limit and oversize is refused, UNAVAILABLE if
@@ -59,7 +62,10 @@ class Queue {
 
   // Appends to `batch` the items that shall run together now: the most urgent lane that is ready,
   // or nothing. Appends to `expired` what is past its deadline.
-  void take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& expired);
+  // Items join only while their bytes stay within `max_bytes` together; the first goes whatever
+  // its size.
+  void take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& expired,
+            std::uint64_t max_bytes = kNoLimit);
 
   // Takes everything that is past its deadline.
   void expire(TimePoint now, std::vector<Item*>& expired);

@@ -8,6 +8,8 @@ namespace servolley::engine {
 
 void prepare_for_batching(Request& request, bool batched) {
   request.key_storage.clear();
+  request.bytes = 0;
+  for (const auto& input : request.infer.inputs) request.bytes += input.view.bytes;
   request.rows = 1;
   request.alone = !batched;
   const auto& inputs = request.infer.inputs;

@@ -86,6 +86,25 @@ TEST_CASE("oversize: refused where the limit was stated, alone where it was infe
   CHECK(take(lenient, kStart) == std::vector<Item*>{&big});
 }
 
+TEST_CASE("a byte limit keeps large items apart, but never stops one") {
+  Queue queue(rows(8));
+  TestItem small1, large, small2, small3;
+  for (TestItem* item : {&small1, &small2, &small3}) item->bytes = 40;
+  large.bytes = 1000;
+  for (TestItem* item : {&small1, &large, &small2, &small3})
+    REQUIRE(queue.admit(*item, kStart).ok());
+  std::vector<Item*> batch;
+  std::vector<Item*> expired;
+  queue.take(kStart, batch, expired, 100);
+  CHECK(batch == std::vector<Item*>{&small1, &small2});
+  batch.clear();
+  queue.take(kStart, batch, expired, 100);
+  CHECK(batch == std::vector<Item*>{&large});
+  batch.clear();
+  queue.take(kStart, batch, expired, 100);
+  CHECK(batch == std::vector<Item*>{&small3});
+}
+
 TEST_CASE("an item that must be alone shares nothing") {
   Queue queue(rows(8));
   TestItem first, second, third;
