@@ -238,7 +238,7 @@ Status GrpcSession::answer(Request& request, std::span<const codec::OutputView> 
     const bool streamed = call && call->stream;
     SERVOLLEY_TRY(codec::encode_oip_proto(request.infer, outputs, context, streamed, payload));
     if (streamed) {
-      codec::prepend_stream_envelope(payload, engine.pool());
+      SERVOLLEY_TRY(codec::prepend_stream_envelope(payload, engine.pool()));
       stream_ready(stream, *call, request.sequence, payload, now);
       return {};
     }
