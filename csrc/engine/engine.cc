@@ -21,6 +21,12 @@ constexpr std::size_t kKeptBytes = 8 << 20;
 
 }  // namespace
 
+Status in_dialect(const Status& status, Dialect dialect) {
+  const bool overload =
+      status.code() == Code::kDeadlineExceeded || status.code() == Code::kResourceExhausted;
+  return dialect == Dialect::kOipHttp && overload ? unavailable(status.message()) : status;
+}
+
 Engine::Engine(const EngineOptions& options)
     : options_(options), pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}) {}
 

@@ -100,8 +100,8 @@ class Engine final : public BatchSink {
   void cancel(Request& request);
   void mark_dirty(Connection& connection);
   void flush_dirty(TimePoint now);
-  // Whether the last two reads that brought inline work were this connection's and nothing of the others
-  // waits. Called once per such read.
+  // Whether the last two reads that brought inline work were this connection's and nothing of the
+  // others waits. Called once per such read.
   bool talks_alone(const Connection& connection);
   void request_attention(Connection& connection);
   void count_response(int status);

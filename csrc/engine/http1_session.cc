@@ -45,14 +45,6 @@ Result<std::optional<std::uint64_t>> json_length(const net::RequestHead& head) {
   return length;
 }
 
-// Over REST the Open Inference Protocol has neither 504 nor 429: who waited too long and who finds no
-// memory is told that the server is overloaded (503), where TensorFlow Serving has a status for each.
-Status in_dialect(const Status& status, Dialect dialect) {
-  const bool overload =
-      status.code() == Code::kDeadlineExceeded || status.code() == Code::kResourceExhausted;
-  return dialect == Dialect::kOipHttp && overload ? unavailable(status.message()) : status;
-}
-
 }  // namespace
 
 Http1Session::Http1Session(Connection& connection, TimePoint now)

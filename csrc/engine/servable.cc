@@ -10,8 +10,8 @@ constexpr int kInferredBatchRows = 64;
 // An inline model whose batches take longer than this on average holds up the loop: it gets a
 // thread.
 constexpr std::int64_t kInlineCeilingNs = 1'000'000;
-// What an inline batch may copy together. A model that is faster than a hand-off runs a large tensor
-// in less time than copying it into a batch takes.
+// What an inline batch may copy together. A model that is faster than a hand-off runs a large
+// tensor in less time than copying it into a batch takes.
 constexpr std::uint64_t kInlineBatchBytes = 128 << 10;
 // Runs before a measurement moves a servable from one way of execution to the other.
 constexpr std::uint32_t kSettledRuns = 32;

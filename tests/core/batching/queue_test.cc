@@ -43,8 +43,7 @@ TEST_CASE("takes what is there, up to the row limit, in order") {
   Queue queue(rows(4));
   TestItem items[6];
   for (auto& item : items) REQUIRE(queue.admit(item, kStart).ok());
-  CHECK(take(queue, kStart) ==
-        std::vector<Item*>{&items[0], &items[1], &items[2], &items[3]});
+  CHECK(take(queue, kStart) == std::vector<Item*>{&items[0], &items[1], &items[2], &items[3]});
   CHECK(take(queue, kStart) == std::vector<Item*>{&items[4], &items[5]});
   CHECK(take(queue, kStart).empty());
   CHECK(queue.size() == 0);
@@ -214,7 +213,8 @@ TEST_CASE("random histories: every item leaves exactly once, and every batch obe
       const auto action = random() % 10;
       if (action < 6) {
         items.push_back(std::make_unique<TestItem>(
-            1 + random() % 3, std::vector<std::int64_t>{2, static_cast<std::int64_t>(random() % 4)}));
+            1 + random() % 3,
+            std::vector<std::int64_t>{2, static_cast<std::int64_t>(random() % 4)}));
         TestItem& item = *items.back();
         item.alone = random() % 20 == 0;
         item.priority = random() % 2;
