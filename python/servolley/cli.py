@@ -38,7 +38,8 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "serve",
         help="serve a model repository or one model",
         description="Serves PATH: a model repository (<model>/<version>/model.onnx), one model's directory, "
-        "or a model file. Speaks the Open Inference Protocol (KServe V2) and TensorFlow Serving's REST API.",
+        "or a model file. Speaks the Open Inference Protocol (KServe V2) and TensorFlow Serving's API, over "
+        "HTTP/1.1 and gRPC on the same port.",
     )
     serve.add_argument(
         "path", nargs="?", metavar="PATH", help="model repository, model directory or model file"
@@ -49,6 +50,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--name", help="the model's name, where PATH is one model")
     add("--host", help="address to listen on (0.0.0.0)")
     add("--port", "--http-port", type=int, help="TCP port (8000); 0 takes a free one and prints it")
+    add("--grpc-port", type=int, metavar="PORT", help="a second TCP port, e.g. 8001 or 8500 (none)")
     add("--unix-socket", metavar="PATH", help="listen on a UNIX socket as well")
     add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
     add("--reuse-port", action="store_true", default=None, help="share the port with other servers")
@@ -91,6 +93,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
         "http": {
             "host": parsed.host,
             "port": parsed.port,
+            "grpc_port": parsed.grpc_port,
             "unix_socket": parsed.unix_socket,
             "metrics_port": parsed.metrics_port,
             "reuse_port": parsed.reuse_port,

@@ -15,6 +15,7 @@ from servolley import _core
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
+from servolley.front.grpc.services import GrpcServices
 from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
@@ -96,6 +97,7 @@ class Server:
         self._driver = Driver(self._engine, loop, limit)
         self._manager = Manager(self._engine, self._settings.repository, loop)
         self._context = ServerContext(_core.__version__, self._manager)
+        self._grpc = GrpcServices(self._context, loop)
         self._driver.start()
         try:
             await self._listen()
@@ -117,21 +119,29 @@ class Server:
         OipRoutes(self._context).register(everything)
         TfsRoutes(self._context).register(everything)
         metrics.register(everything)
-        driver, backlog = self._driver, http.backlog
+        driver, backlog, find_method = self._driver, http.backlog, self._grpc.find
+
+        def connection() -> HttpProtocol:
+            return HttpProtocol(driver, everything, find_method)
+
         main = await listeners.listen_tcp(
-            lambda: HttpProtocol(driver, everything),
-            http.host,
-            http.port,
-            backlog=backlog,
-            reuse_port=http.reuse_port,
+            connection, http.host, http.port, backlog=backlog, reuse_port=http.reuse_port
         )
         self._add_listener(main, "listening on %s")
         if http.port == 0 and not _log.isEnabledFor(logging.INFO):
             print(main.address, flush=True)  # whoever left the choice to us must learn it
-        if http.unix_socket is not None:
-            local = await listeners.listen_unix(
-                lambda: HttpProtocol(driver, everything), http.unix_socket, backlog=backlog
+        if http.grpc_port is not None:
+            grpc = await listeners.listen_tcp(
+                connection,
+                http.host,
+                http.grpc_port,
+                backlog=backlog,
+                reuse_port=http.reuse_port,
+                scheme="grpc",
             )
+            self._add_listener(grpc, "listening on %s")
+        if http.unix_socket is not None:
+            local = await listeners.listen_unix(connection, http.unix_socket, backlog=backlog)
             self._add_listener(local, "listening on %s")
         if http.metrics_port is not None:
             only_metrics = Router()
@@ -195,6 +205,7 @@ class Server:
         self._context.draining = True
         for listener in self._listeners:
             listener.close()
+        self._grpc.tell_watchers()
         self._driver.begin_drain()
         if not await self._driver.drained(drain_timeout_s):
             _log.warning("connections were cut off: the drain timeout has passed")

@@ -5,23 +5,24 @@ from enum import Enum
 
 
 class Code(Enum):
-    """A canonical code: its name as TensorFlow Serving prints it, and its HTTP status."""
+    """A canonical code: its name as TensorFlow Serving prints it, its HTTP status, its number in gRPC."""
 
-    CANCELLED = ("CANCELLED", 499)
-    UNKNOWN = ("UNKNOWN", 500)
-    INVALID_ARGUMENT = ("INVALID_ARGUMENT", 400)
-    DEADLINE_EXCEEDED = ("DEADLINE_EXCEEDED", 504)
-    NOT_FOUND = ("NOT_FOUND", 404)
-    ALREADY_EXISTS = ("ALREADY_EXISTS", 409)
-    FAILED_PRECONDITION = ("FAILED_PRECONDITION", 400)
-    UNIMPLEMENTED = ("UNIMPLEMENTED", 501)
-    INTERNAL = ("INTERNAL", 500)
-    UNAVAILABLE = ("UNAVAILABLE", 503)
-    METHOD_NOT_ALLOWED = ("UNIMPLEMENTED", 405)
+    CANCELLED = ("CANCELLED", 499, 1)
+    UNKNOWN = ("UNKNOWN", 500, 2)
+    INVALID_ARGUMENT = ("INVALID_ARGUMENT", 400, 3)
+    DEADLINE_EXCEEDED = ("DEADLINE_EXCEEDED", 504, 4)
+    NOT_FOUND = ("NOT_FOUND", 404, 5)
+    ALREADY_EXISTS = ("ALREADY_EXISTS", 409, 6)
+    FAILED_PRECONDITION = ("FAILED_PRECONDITION", 400, 9)
+    UNIMPLEMENTED = ("UNIMPLEMENTED", 501, 12)
+    INTERNAL = ("INTERNAL", 500, 13)
+    UNAVAILABLE = ("UNAVAILABLE", 503, 14)
+    METHOD_NOT_ALLOWED = ("UNIMPLEMENTED", 405, 12)
 
-    def __init__(self, canonical: str, http_status: int) -> None:
+    def __init__(self, canonical: str, http_status: int, grpc_number: int) -> None:
         self.canonical = canonical
         self.http_status = http_status
+        self.grpc_number = grpc_number
 
 
 class StatusError(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.0-fake"
 
 TICK, CALLS, OUTPUT, PAUSE, RESUME, CLOSE = 1, 2, 4, 8, 16, 32
+HTTP, GRPC_OPEN, GRPC_MESSAGE, GRPC_HALF_CLOSE, GRPC_CANCEL = range(5)
 
 
 class CoreError(Exception):
@@ -33,6 +34,7 @@ class ControlCall:
     target: str = "/"
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
+    kind: int = HTTP
 
 
 @dataclass
@@ -183,6 +185,8 @@ class Connection:
         self.calls: list[ControlCall] = []
         self.output: list[list[bytes]] = []
         self.replies: list[tuple[int, int, bytes, str, str]] = []
+        self.messages: list[tuple[int, bytes]] = []
+        self.finished: dict[int, tuple[int, str]] = {}
         self.log: list[str] = []
         self._buffer = bytearray(4096)
 
@@ -230,3 +234,13 @@ class Connection:
     ) -> int:
         self.replies.append((exchange, status, body, content_type, extra_headers))
         return self._next("respond")
+
+    def send_message(self, exchange: int, message: bytes) -> int:
+        assert exchange not in self.finished
+        self.messages.append((exchange, message))
+        return self._next("send_message")
+
+    def finish(self, exchange: int, code: int, message: str = "") -> int:
+        assert exchange not in self.finished
+        self.finished[exchange] = (code, message)
+        return self._next("finish")

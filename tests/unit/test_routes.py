@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -467,3 +468,10 @@ def test_the_error_table_is_the_cores() -> None:
     }
     for code in Code:
         assert (code.canonical, str(code.http_status)) in rows, code
+
+
+def test_the_grpc_numbers_are_the_cores() -> None:
+    source = (Path(__file__).parents[2] / "csrc/base/status.h").read_text()
+    numbers = {name.lower(): int(number) for name, number in re.findall(r"\bk(\w+) = (\d+)", source)}
+    for code in Code:
+        assert numbers[code.canonical.replace("_", "").lower()] == code.grpc_number, code

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def test_the_flags_are_the_cores() -> None:
     assert (_core.TICK, _core.CALLS, _core.OUTPUT) == (TICK, CALLS, OUTPUT)
     assert (_core.PAUSE, _core.RESUME, _core.CLOSE) == (PAUSE, RESUME, CLOSE)
+    kinds = (_core.HTTP, _core.GRPC_OPEN, _core.GRPC_MESSAGE, _core.GRPC_HALF_CLOSE, _core.GRPC_CANCEL)
+    assert kinds == tuple(range(5))
 
 
 class Loop:

@@ -35,7 +35,9 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[http]: where and how to listen.
 
-    host, port: the TCP address; port 0 = any free one, printed at start.
+    host, port: the TCP address; port 0 = any free one, printed at start. Like every port it speaks HTTP/1.1
+        and gRPC, whichever the client begins with.
+    grpc_port: a second TCP port, for clients and firewalls that expect gRPC on one of its own.
     unix_socket: a UNIX socket path to listen on as well.
     metrics_port: a second TCP port with nothing but /metrics on it.
     reuse_port: let several servers share the port (SO_REUSEPORT).
@@ -45,6 +47,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     host: Annotated[str, Meta(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable
     port: Port = 8000
+    grpc_port: Port | None = None
     unix_socket: Annotated[str, Meta(min_length=1)] | None = None
     metrics_port: Port | None = None
     reuse_port: bool = False

@@ -78,6 +78,8 @@ class Driver:
         """New inference gets 503, and every connection closes after its pending answers."""
         self.draining = True
         self._attend(self.engine.begin_drain())
+        for protocol in tuple(self._connections):
+            protocol.end_streams()
 
     async def drained(self, timeout_s: float) -> bool:
         """Whether every connection has gone within that time; those that have not are cut off."""

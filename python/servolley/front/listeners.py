@@ -18,7 +18,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """``address`` as shown to people: "http://host:port" or "unix:path"."""
+    """``address`` as shown to people: "http://host:port", "grpc://host:port" or "unix:path"."""
 
     server: asyncio.AbstractServer
     address: str
@@ -35,14 +35,14 @@ class Listener:
 
 
 async def listen_tcp(
-    factory: ProtocolFactory, host: str, port: int, *, backlog: int, reuse_port: bool
+    factory: ProtocolFactory, host: str, port: int, *, backlog: int, reuse_port: bool, scheme: str = "http"
 ) -> Listener:
-    """Raises OSError."""
+    """``scheme``: only for people; every port takes both protocols. Raises OSError."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(factory, host, port, backlog=backlog, reuse_port=reuse_port or None)
     bound = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    return Listener(server, f"http://{shown}:{bound}", port=bound)
+    return Listener(server, f"{scheme}://{shown}:{bound}", port=bound)
 
 
 async def listen_unix(factory: ProtocolFactory, path: str, *, backlog: int) -> Listener:

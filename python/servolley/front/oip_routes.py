@@ -1,16 +1,12 @@
 """The control calls of the Open Inference Protocol, as Triton extends and clients use them."""
 
-import logging
 from typing import Any, NoReturn
 
-from servolley.front import oip_model_json as oip
+from servolley.front import oip_answers as oip
 from servolley.front.calls import Call, Reply, error_reply, json_reply
 from servolley.front.context import ServerContext
 from servolley.front.router import Router
-from servolley.status import invalid_argument, unimplemented
-
-# What is really implemented, in Triton's order.
-EXTENSIONS = ["classification", "model_configuration", "binary_tensor_data", "parameters", "statistics"]
+from servolley.status import invalid_argument
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)"
 _VERSION = r"(?:/versions/(?P<version>[0-9]+))?"
@@ -45,20 +41,20 @@ class OipRoutes:
     def _register_unbuilt(self, router: Router) -> None:
         def refuse(what: str) -> Any:
             def handler(_: Call) -> NoReturn:
-                raise unimplemented(f"this server does not support {what}")
+                oip.refuse(what)
 
             return handler
 
-        memory = {"GET": refuse("shared memory")}
-        change_memory = {"POST": refuse("shared memory")}
+        memory = {"GET": refuse(oip.SHARED_MEMORY)}
+        change_memory = {"POST": refuse(oip.SHARED_MEMORY)}
         for kind in ("system", "cuda"):
             path = rf"/v2/{kind}sharedmemory"
             router.add(path + r"(?:/region/[^/]+)?/status", memory)
             router.add(path + r"/region/[^/]+/register", change_memory)
             router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
-        trace = refuse("trace settings")
+        trace = refuse(oip.TRACE_SETTINGS)
         router.add(r"/v2(?:/models/(?P<model>[^/]+))?/trace/setting", {"GET": trace, "POST": trace})
-        router.add(r"/v2/logging", {"GET": self.log_settings, "POST": refuse("changes of log settings")})
+        router.add(r"/v2/logging", {"GET": self.log_settings, "POST": refuse(oip.LOG_CHANGES)})
         generate = {"POST": refuse("the generate extension")}
         router.add(_MODEL + _VERSION + r"/generate(?:_stream)?", generate)
 
@@ -69,7 +65,7 @@ class OipRoutes:
         return _EMPTY if self._context.ready else error_reply(503, "Server not ready")
 
     def server_metadata(self, _: Call) -> Reply:
-        return json_reply({"name": "servolley", "version": self._context.version, "extensions": EXTENSIONS})
+        return json_reply(oip.server_metadata(self._context))
 
     def model_list(self, _: Call) -> Reply:
         return json_reply(
@@ -86,42 +82,27 @@ class OipRoutes:
         )
 
     def model_metadata(self, call: Call) -> Reply:
-        version = call.params.get("version")
-        record, servable = self._context.servable(call.params["model"], version)
-        return json_reply(
-            oip.metadata(servable, record.available() if version is None else [servable.version])
-        )
+        return json_reply(oip.model_metadata(self._context, *_which(call)))
 
     def model_ready(self, call: Call) -> Reply:
-        record = self._context.model(call.params["model"])
-        version = call.params.get("version")
-        ready = record.available() if version is None else int(version) in record.available()
+        ready = oip.model_ready(self._context, *_which(call))
         return _EMPTY if ready else error_reply(503, "Model version not ready")
 
     def model_config(self, call: Call) -> Reply:
-        return json_reply(
-            oip.model_config(*self._context.servable(call.params["model"], call.params.get("version")))
-        )
+        return json_reply(oip.model_config(self._context, *_which(call)))
 
     def model_statistics(self, call: Call) -> Reply:
-        version = call.params.get("version")
-        record, servable = self._context.servable(call.params["model"], version)
-        servables = record.available().values() if version is None else [servable]
-        return json_reply({"model_stats": [oip.statistics(each) for each in servables]})
+        return json_reply(oip.model_statistics(self._context, *_which(call)))
 
     def all_statistics(self, _: Call) -> Reply:
-        models = self._context.manager.models.values()
-        return json_reply(
-            {"model_stats": [oip.statistics(each) for model in models for each in model.available().values()]}
-        )
+        return json_reply(oip.all_statistics(self._context))
 
     def index(self, call: Call) -> Reply:
         """The repository's name is accepted and ignored: there is one."""
         only_ready = call.json_object().get("ready", False)
         if not isinstance(only_ready, bool):
             raise invalid_argument("'ready' must be a boolean")
-        entries = [e for model in self._context.manager.models.values() for e in oip.index_entries(model)]
-        return json_reply([entry for entry in entries if not only_ready or entry["state"] == "READY"])
+        return json_reply(oip.repository_index(self._context, only_ready=only_ready))
 
     async def load(self, call: Call) -> Reply:
         parameters = self._parameters(call)
@@ -135,24 +116,18 @@ class OipRoutes:
 
     def _parameters(self, call: Call) -> dict[str, Any]:
         if "repository" in call.params:
-            raise unimplemented("'repository_name' specification is not supported")
+            raise oip.foreign_repository()
         parameters = call.json_object().get("parameters", {})
         if not isinstance(parameters, dict):
             raise invalid_argument("'parameters' must be a JSON object")
         return parameters
 
     def log_settings(self, _: Call) -> Reply:
-        level = logging.getLogger().level
-        return json_reply(
-            {
-                "log_file": "",
-                "log_info": level <= logging.INFO,
-                "log_warning": level <= logging.WARNING,
-                "log_error": level <= logging.ERROR,
-                "log_verbose_level": int(level <= logging.DEBUG),
-                "log_format": "ISO8601",
-            }
-        )
+        return json_reply(oip.log_settings())
 
     def not_reached(self, _: Call) -> NoReturn:
         raise RuntimeError("the core did not recognise an inference call")
+
+
+def _which(call: Call) -> tuple[str, str | None]:
+    return call.params["model"], call.params.get("version")

@@ -1,12 +1,15 @@
-"""One asyncio protocol for HTTP connections under uvloop. The core parses, answers and writes to the socket;
-this moves bytes and flags, with one bound core call per read."""
+"""One asyncio protocol for connections under uvloop, HTTP/1.1 or gRPC as the core finds out. The core parses,
+answers and writes to the socket; this moves bytes and flags, with one bound core call per read."""
 
 import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from servolley._core import CALLS, CLOSE, OUTPUT, PAUSE, RESUME, TICK, Connection
+from servolley._core import CALLS, CLOSE, HTTP, OUTPUT, PAUSE, RESUME, TICK, Connection
+from servolley.front.attention import merged
 from servolley.front.calls import Call, Reply, error_reply, status_reply
+from servolley.front.grpc.calls import GrpcCalls
+from servolley.front.grpc.services import no_services
 from servolley.front.linger import close_gently
 from servolley.status import StatusError
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from servolley._core import ControlCall
     from servolley.front.driver import Driver
+    from servolley.front.grpc.methods import Find
     from servolley.front.router import Router
 
 _log = logging.getLogger(__name__)
@@ -33,6 +37,8 @@ class HttpProtocol(asyncio.BaseProtocol):
         "_core",
         "_driver",
         "_eof",
+        "_find_method",
+        "_grpc",
         "_received",
         "_router",
         "_tasks",
@@ -44,7 +50,15 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     get_buffer: "Callable[[int], memoryview]"
 
-    def __init__(self, driver: "Driver", router: "Router", *, control_only: bool = False) -> None:
+    def __init__(
+        self,
+        driver: "Driver",
+        router: "Router",
+        find_method: "Find" = no_services,
+        *,
+        control_only: bool = False,
+    ) -> None:
+        """``router`` answers HTTP calls, ``find_method`` knows the methods of gRPC's."""
         core = Connection(driver.engine, control_only)
         core.owner = self
         self._core: Connection | None = core
@@ -52,6 +66,8 @@ class HttpProtocol(asyncio.BaseProtocol):
         self.get_buffer = core.get_buffer
         self._driver = driver
         self._router = router
+        self._find_method = find_method
+        self._grpc: GrpcCalls | None = None  # made by the first gRPC call that is not hot
         self._transport: asyncio.Transport | None = None
         self._writing_paused = False
         self._unwritten = 0
@@ -117,11 +133,13 @@ class HttpProtocol(asyncio.BaseProtocol):
                 transport.pause_reading()
             if flags & RESUME and not self._eof:
                 transport.resume_reading()
+            if flags & (PAUSE | RESUME) and self._grpc is not None:
+                more = self._grpc.noticed(flags)
             if flags & CALLS:
                 for call in core.take_calls():
-                    more |= self._dispatch(core, call)
+                    more = merged(more, self._dispatch(core, call))
             if flags & OUTPUT:
-                more |= self._write(core, transport)
+                more = merged(more, self._write(core, transport))
             if flags & CLOSE and not more:
                 self._close(transport)
                 return
@@ -131,6 +149,11 @@ class HttpProtocol(asyncio.BaseProtocol):
         self._detach()
         if self._transport is not None:
             self._transport.abort()
+
+    def end_streams(self) -> None:
+        """The server is going: gRPC calls without an end of their own are ended."""
+        if self._grpc is not None:
+            self._grpc.end_streams()
 
     def write_progress(self) -> bool:
         """Whether the transport holds less than when this was asked before."""
@@ -146,6 +169,12 @@ class HttpProtocol(asyncio.BaseProtocol):
         return 0 if self._writing_paused else core.writable()
 
     def _dispatch(self, core: Connection, call: "ControlCall") -> int:
+        if call.kind != HTTP:
+            if self._grpc is None:
+                self._grpc = GrpcCalls(core, self._find_method, self._driver.loop, self._act_late)
+                if self._driver.draining:
+                    self._grpc.end_streams()
+            return self._grpc.dispatch(call)
         try:
             answer = self._router.answer(Call.from_core(call))
         except StatusError as error:
@@ -171,6 +200,14 @@ class HttpProtocol(asyncio.BaseProtocol):
         if self._core is not None:
             self.act(_respond(self._core, call.exchange, reply))
 
+    def _act_late(self, flags: int) -> None:
+        """``act`` for answers whose sender serves other connections, too."""
+        try:
+            self.act(flags)
+        except Exception:
+            _log.exception("a connection failed")
+            self.abort()
+
     def _close(self, transport: asyncio.Transport) -> None:
         self._detach()
         if self._eof:
@@ -190,6 +227,8 @@ class HttpProtocol(asyncio.BaseProtocol):
             return
         core.closed()
         core.owner = None
+        if self._grpc is not None:
+            self._grpc.close()
         for task in tuple(self._tasks or ()):
             task.cancel()
 

@@ -69,7 +69,8 @@ inline std::string double_param(double v) {
 inline std::string uint_param(std::uint64_t v) { return varint(5, v); }
 
 inline Status decode_oip(Codec& codec, const std::string& message) {
-  return decode_oip_proto(bytes_of(message), codec.decode_context(), codec.request);
+  codec.body = message;  // of which the inputs may be views
+  return decode_oip_proto(bytes_of(codec.body), codec.decode_context(), codec.request);
 }
 
 struct OipAnswer {
@@ -141,7 +142,8 @@ inline std::string model_spec(const std::string& more = "") {
 }
 
 inline Status decode_tfs(Codec& codec, const std::string& message) {
-  return decode_tfs_proto(bytes_of(message), codec.decode_context(), codec.request);
+  codec.body = message;  // of which the inputs may be views
+  return decode_tfs_proto(bytes_of(codec.body), codec.decode_context(), codec.request);
 }
 
 inline int tf_number(DType dtype) {

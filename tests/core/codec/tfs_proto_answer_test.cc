@@ -64,15 +64,16 @@ Answer read_answer(const std::string& message) {
   Answer out;
   pbf_reader reader(message);
   while (reader.next()) {
+    const auto field = reader.tag();
     pbf_reader inner = reader.get_message();
-    if (reader.tag() == 1) {
+    if (field == 1) {
       REQUIRE(inner.next(1));
       const std::string name = inner.get_string();
       REQUIRE(inner.next(2));
       out.outputs.emplace_back(name, read_tensor(inner.get_string()));
       continue;
     }
-    REQUIRE(reader.tag() == 2);
+    REQUIRE(field == 2);
     while (inner.next()) {
       if (inner.tag() == 1) out.model = inner.get_string();
       if (inner.tag() == 3) out.signature = inner.get_string();

@@ -1,0 +1,123 @@
+"""inference.GRPCInferenceService without its inference, which never leaves the core."""
+
+import re
+from typing import Any, NoReturn
+
+from servolley.front import oip_answers as oip
+from servolley.front.context import ServerContext
+from servolley.front.grpc.messages import Document, Messages
+from servolley.front.grpc.methods import Method
+from servolley.repository.names import LARGEST_VERSION, valid_model_name
+from servolley.status import invalid_argument
+
+SERVICE = "inference.GRPCInferenceService"
+
+_DIGITS = re.compile(r"0*([0-9]{1,19})", re.ASCII)
+
+
+class OipService:
+    """Handlers over one server's context; each takes a request message and answers with a document."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    def methods(self, messages: Messages) -> dict[str, Method]:
+        handlers = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
+            "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
+            "TraceSetting": _refusal(oip.TRACE_SETTINGS),
+            "LogSettings": self.log_settings,
+        }
+        for kind in ("System", "Cuda"):
+            for verb in ("Status", "Register", "Unregister"):
+                handlers[f"{kind}SharedMemory{verb}"] = _refusal(oip.SHARED_MEMORY)
+        targets = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
+        return {target: messages.unary(target, handler) for target, handler in targets.items()}
+
+    def server_live(self, _: Any) -> Document:
+        return {"live": not self._context.draining}
+
+    def server_ready(self, _: Any) -> Document:
+        return {"ready": self._context.ready}
+
+    def server_metadata(self, _: Any) -> Document:
+        return oip.server_metadata(self._context)
+
+    def model_ready(self, request: Any) -> Document:
+        return {"ready": oip.model_ready(self._context, *_which(request))}
+
+    def model_metadata(self, request: Any) -> Document:
+        return oip.model_metadata(self._context, *_which(request))
+
+    def model_config(self, request: Any) -> Document:
+        return {"config": oip.model_config(self._context, *_which(request))}
+
+    def model_statistics(self, request: Any) -> Document:
+        if not request.name:
+            return oip.all_statistics(self._context)
+        return oip.model_statistics(self._context, *_which(request))
+
+    def repository_index(self, request: Any) -> Document:
+        return {"models": oip.repository_index(self._context, only_ready=request.ready)}
+
+    async def load(self, request: Any) -> Document:
+        await self._context.control.load(*_change(request))
+        return {}
+
+    async def unload(self, request: Any) -> Document:
+        await self._context.control.unload(*_change(request))
+        return {}
+
+    def log_settings(self, request: Any) -> Document:
+        if request.settings:
+            oip.refuse(oip.LOG_CHANGES)
+        return {"settings": {key: _setting(value) for key, value in oip.log_settings().items()}}
+
+
+def _refusal(what: str) -> Any:
+    def handler(_: Any) -> NoReturn:
+        oip.refuse(what)
+
+    return handler
+
+
+def _which(request: Any) -> tuple[str, str | None]:
+    """The model's name and the version's digits, None for any. Raises StatusError."""
+    if not request.version:
+        return _model_name(request.name), None
+    digits = _DIGITS.fullmatch(request.version)
+    if digits is None or int(digits[1]) > LARGEST_VERSION:
+        raise invalid_argument("model_version must be a decimal number or empty")
+    return _model_name(request.name), digits[1]
+
+
+def _change(request: Any) -> tuple[str, dict[str, Any]]:
+    if request.repository_name:
+        raise oip.foreign_repository()
+    parameters = {}
+    for key, value in request.parameters.items():
+        choice = value.WhichOneof("parameter_choice")
+        if choice is None:
+            raise invalid_argument(f"parameter '{key}' has no value")
+        parameters[key] = getattr(value, choice)
+    return _model_name(request.model_name), parameters
+
+
+def _model_name(name: str) -> str:
+    if not valid_model_name(name):
+        raise invalid_argument("not a model name")
+    return name
+
+
+def _setting(value: bool | int | str) -> Document:
+    if isinstance(value, bool):
+        return {"bool_param": value}
+    return {"uint32_param" if isinstance(value, int) else "string_param": value}

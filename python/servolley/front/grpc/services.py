@@ -1,0 +1,55 @@
+"""The gRPC services of a port. Nothing of protobuf is imported before the first call: a server that nobody
+asks over gRPC is smaller by it and starts sooner."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servolley.front.context import ServerContext
+    from servolley.front.grpc.health import HealthService
+    from servolley.front.grpc.methods import Method
+
+
+class GrpcServices:
+    """Every service, over one server's context."""
+
+    def __init__(self, context: "ServerContext", loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
+        self._loop = loop
+        self._health: HealthService | None = None
+        self._methods: dict[str, Method] | None = None
+
+    def find(self, target: str) -> "Method | None":
+        if self._methods is None:
+            self._methods = self._build()
+        return self._methods.get(target)
+
+    def tell_watchers(self) -> None:
+        """At once, without waiting for the next look at the state: the server is going."""
+        if self._health is not None:
+            self._health.tell()
+
+    def _build(self) -> "dict[str, Method]":
+        from servolley.front.grpc import health, oip_service, reflection, tfs_service
+        from servolley.front.grpc.messages import Messages
+
+        messages = Messages.built()
+        self._health = health.HealthService(self._context, self._loop)
+        served = [
+            oip_service.SERVICE,
+            tfs_service.PREDICTION_SERVICE,
+            tfs_service.MODEL_SERVICE,
+            health.SERVICE,
+            *reflection.SERVICES,
+        ]
+        return {
+            **oip_service.OipService(self._context).methods(messages),
+            **tfs_service.TfsService(self._context).methods(messages),
+            **self._health.methods(messages),
+            **reflection.Reflection(served).methods(messages),
+        }
+
+
+def no_services(_: str) -> "Method | None":
+    """``GrpcServices.find`` of a port on which there are none."""
+    return None

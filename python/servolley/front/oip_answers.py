@@ -1,0 +1,72 @@
+"""What the control calls of the Open Inference Protocol answer, whichever way they came: documents that are
+JSON over HTTP and messages over gRPC. ``version``: digits, or None for any."""
+
+import logging
+from typing import Any, NoReturn
+
+from servolley.front import oip_model_json as oip
+from servolley.front.context import ServerContext
+from servolley.status import StatusError, unimplemented
+
+# What is really implemented, in Triton's order.
+EXTENSIONS = ["classification", "model_configuration", "binary_tensor_data", "parameters", "statistics"]
+
+# What is not; see refuse().
+SHARED_MEMORY = "shared memory"
+TRACE_SETTINGS = "trace settings"
+LOG_CHANGES = "changes of log settings"
+
+
+def refuse(what: str) -> NoReturn:
+    raise unimplemented(f"this server does not support {what}")
+
+
+def foreign_repository() -> StatusError:
+    return unimplemented("'repository_name' specification is not supported")
+
+
+def server_metadata(context: ServerContext) -> dict[str, Any]:
+    return {"name": "servolley", "version": context.version, "extensions": EXTENSIONS}
+
+
+def model_metadata(context: ServerContext, name: str, version: str | None) -> dict[str, Any]:
+    record, servable = context.servable(name, version)
+    return oip.metadata(servable, record.available() if version is None else [servable.version])
+
+
+def model_ready(context: ServerContext, name: str, version: str | None) -> bool:
+    """Raises StatusError for an unknown model, not for an unknown version."""
+    available = context.model(name).available()
+    return bool(available) if version is None else int(version) in available
+
+
+def model_config(context: ServerContext, name: str, version: str | None) -> dict[str, Any]:
+    return oip.model_config(*context.servable(name, version))
+
+
+def model_statistics(context: ServerContext, name: str, version: str | None) -> dict[str, Any]:
+    record, servable = context.servable(name, version)
+    servables = record.available().values() if version is None else [servable]
+    return {"model_stats": [oip.statistics(each) for each in servables]}
+
+
+def all_statistics(context: ServerContext) -> dict[str, Any]:
+    models = context.manager.models.values()
+    return {"model_stats": [oip.statistics(each) for model in models for each in model.available().values()]}
+
+
+def repository_index(context: ServerContext, *, only_ready: bool) -> list[dict[str, str]]:
+    entries = [entry for model in context.manager.models.values() for entry in oip.index_entries(model)]
+    return [entry for entry in entries if not only_ready or entry["state"] == "READY"]
+
+
+def log_settings() -> dict[str, Any]:
+    level = logging.getLogger().level
+    return {
+        "log_file": "",
+        "log_info": level <= logging.INFO,
+        "log_warning": level <= logging.WARNING,
+        "log_error": level <= logging.ERROR,
+        "log_verbose_level": int(level <= logging.DEBUG),
+        "log_format": "ISO8601",
+    }

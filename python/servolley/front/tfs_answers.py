@@ -1,0 +1,109 @@
+"""What TensorFlow Serving's control calls answer, whichever way they came: documents that are JSON over HTTP
+and messages over gRPC."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from servolley.status import StatusError, invalid_argument, not_found, unimplemented
+
+if TYPE_CHECKING:
+    from servolley._core import Servable, TensorSpec
+    from servolley.front.context import ServerContext
+    from servolley.repository.records import ModelRecord, VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """A model, and of its versions one by number, one by label, or the newest."""
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+
+
+def no_examples() -> StatusError:
+    return unimplemented("this server does not support classify and regress")
+
+
+def versions_of(context: "ServerContext", which: Which) -> "list[VersionRecord]":
+    """Every version that lives or has lived, newest first, or the one asked for. Raises StatusError."""
+    record = context.manager.models.get(which.name)
+    versions = newest_first(record) if record is not None else []
+    if not versions:
+        raise not_found(f"Could not find any versions of model {which.name}")
+    version = _version_asked_for(which, record)
+    if version is not None:
+        versions = [life for life in versions if life.version == version]
+        if not versions:
+            raise not_found(f"Could not find version {version} of model {which.name}")
+    return versions
+
+
+def servable_of(context: "ServerContext", which: Which) -> "Servable":
+    """The version asked for, or the highest available. Raises StatusError."""
+    record = context.manager.models.get(which.name)
+    version = _version_asked_for(which, record)
+    available = record.available() if record is not None else {}
+    if version is None:
+        version = max(available, default=None)
+        if version is None:
+            raise not_found(f"Servable not found for request: Latest({which.name})")
+    if version not in available:
+        raise not_found(f"Servable not found for request: Specific({which.name}, {version})")
+    return available[version]
+
+
+def _version_asked_for(which: Which, record: "ModelRecord | None") -> int | None:
+    if which.version is not None:
+        return which.version
+    if which.label is None or record is None:
+        return None
+    version_of = record.labels()
+    if which.label not in version_of:
+        raise invalid_argument(f"Unrecognized servable version label: {which.label}")
+    return version_of[which.label]
+
+
+def newest_first(record: "ModelRecord") -> "list[VersionRecord]":
+    return [life for _, life in sorted(record.versions.items(), reverse=True)]
+
+
+def statuses(versions: "list[VersionRecord]") -> dict[str, Any]:
+    return {
+        "model_version_status": [
+            {
+                "version": str(life.version),
+                "state": life.state.name,
+                "status": {
+                    "error_code": life.failure.code if life.failure else "OK",
+                    "error_message": life.failure.message if life.failure else "",
+                },
+            }
+            for life in versions
+        ]
+    }
+
+
+def metadata(servable: "Servable") -> dict[str, Any]:
+    signature = {
+        "inputs": {spec.name: _tensor_info(spec) for spec in servable.inputs},
+        "outputs": {spec.name: _tensor_info(spec) for spec in servable.outputs},
+        "method_name": "tensorflow/serving/predict",
+        "defaults": {},
+    }
+    return {
+        "model_spec": {"name": servable.name, "signature_name": "", "version": str(servable.version)},
+        # Twice: a map named signature_def inside a message of that name.
+        "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
+    }
+
+
+def _tensor_info(spec: "TensorSpec") -> dict[str, Any]:
+    return {
+        "dtype": spec.tf_dtype,
+        "tensor_shape": {
+            "dim": [{"size": str(size), "name": ""} for size in spec.shape] if spec.rank_known else [],
+            "unknown_rank": not spec.rank_known,
+        },
+        "name": spec.name,
+    }
