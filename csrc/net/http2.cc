@@ -35,6 +35,7 @@ Http2Connection::Impl::Impl(Http2Handler& handler_in, Pool& pool_in, ReadScratch
       last_read(now_in),
       idle_since(now_in),
       write_since(now_in),
+      looked_at_messages(now_in),
       resets(limits_in.floods_per_second),
       pings(limits_in.floods_per_second),
       settings(limits_in.floods_per_second),
@@ -76,14 +77,19 @@ void Http2Connection::Impl::report_cancelled() {
 
 void Http2Connection::Impl::give_up_calls() {
   for (Http2Stream* stream = streams; stream; stream = stream->next) {
-    if (stream->ended) continue;
-    on_reset(*stream);
-    stream->ended = true;
-    drop_memory(*stream);
+    if (!stream->ended) give_up(*stream);
   }
   while (first_parked != parked.size()) messages.release(parked[first_parked++].counted());
   parked.clear();
   first_parked = 0;
+}
+
+void Http2Connection::Impl::give_up(Http2Stream& stream) {
+  on_reset(stream);
+  stream.ended = stream.silent = true;
+  drop_memory(stream);
+  waiting -= stream.outbox.size();
+  stream.outbox.clear();
 }
 
 void Http2Connection::Impl::drop_memory(Http2Stream& stream) { stream.inbox.clear(messages); }
@@ -100,11 +106,7 @@ void Http2Connection::Impl::drop_stalled() {
   if (output.size() > 0) return abort();
   for (Http2Stream* stream = streams; stream; stream = stream->next) {
     if (stream->outbox.size() == 0) continue;
-    on_reset(*stream);
-    stream->ended = true;
-    drop_memory(*stream);
-    waiting -= stream->outbox.size();
-    stream->outbox.clear();
+    give_up(*stream);
     nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, static_cast<std::int32_t>(stream->id),
                               NGHTTP2_CANCEL);
   }
@@ -228,6 +230,7 @@ TimePoint Http2Connection::next_deadline() const {
   at(!c.greeted, c.opened, c.limits.preface_timeout);
   at(c.greeted && c.stream_count == 0 && !c.draining, c.idle_since, c.limits.idle_timeout);
   at(c.draining && !c.drained, c.drain_since, kDrainNotice);
+  at(c.messages.held_bytes() > 0, c.looked_at_messages, c.limits.message_timeout);
   if (c.greeted && c.wants_read()) {
     at(!c.pinged, c.last_read, c.limits.keepalive_interval);
     at(c.pinged, c.last_ping, c.limits.keepalive_timeout);
@@ -248,6 +251,7 @@ void Http2Connection::on_deadline(TimePoint now) {
              due(c.pinged && c.wants_read(), c.last_ping, c.limits.keepalive_timeout)) {
     c.abort();
   } else {
+    if (due(true, c.looked_at_messages, c.limits.message_timeout)) c.look_at_messages();
     if (due(c.draining && !c.drained, c.drain_since, kDrainNotice)) c.finish_drain();
     if (due(c.greeted && c.stream_count == 0, c.idle_since, c.limits.idle_timeout)) c.begin_drain();
     if (due(c.greeted && !c.pinged && c.wants_read(), c.last_read, c.limits.keepalive_interval)) {

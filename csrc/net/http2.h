@@ -22,30 +22,37 @@ namespace servolley::net {
 struct Http2Limits {
   std::uint32_t concurrent_streams = 1024;     // announced; more are refused
   std::uint32_t header_list_bytes = 16 << 10;  // announced; above: RESOURCE_EXHAUSTED
-  std::uint64_t message_bytes =
-      (std::uint64_t{1} << 31) - 1;  // of one message, inflated: RESOURCE_EXHAUSTED
+  // Of one message, as sent and inflated. RESOURCE_EXHAUSTED above.
+  std::uint64_t message_bytes = (std::uint64_t{1} << 31) - 1;
   std::uint32_t stream_window_bytes = 4 << 20;
   std::uint32_t connection_window_bytes = 16 << 20;
-  std::uint64_t buffered_message_bytes = std::uint64_t{256}
-                                         << 20;  // incomplete messages of one connection
-  std::size_t unsent_bytes = 8 << 20;            // queued answers before reading pauses
-  std::uint32_t floods_per_second =
-      2000;  // resets, PINGs, SETTINGS, empty frames, each: GOAWAY above
+  // Messages of one connection that are announced and incomplete, or wait for room for their
+  // answers. RESOURCE_EXHAUSTED above.
+  std::uint64_t buffered_message_bytes = std::uint64_t{256} << 20;
+  std::size_t unsent_bytes = 8 << 20;  // queued answers before calls and reading pause
+  // Resets (sent, or provoked), PINGs, SETTINGS, empty DATA, window updates, each: GOAWAY above.
+  // PINGs and window updates are free for each frame of an answer.
+  std::uint32_t floods_per_second = 2000;
+  // An announced message, whose memory is taken, without progress (1 KiB) from one look to the
+  // next: DEADLINE_EXCEEDED.
+  Duration message_timeout = std::chrono::seconds(30);
   Duration preface_timeout = std::chrono::seconds(10);
   Duration idle_timeout = std::chrono::seconds(7200);  // without a stream: GOAWAY, then closed
-  Duration keepalive_interval =
-      std::chrono::seconds(7200);  // a PING when nothing was read for so long
-  Duration keepalive_timeout = std::chrono::seconds(20);  // without its answer: closed
-  Duration write_timeout = std::chrono::seconds(60);      // unsent output without progress: dropped
+  // Nothing read for so long: a PING; nothing then for keepalive_timeout: closed.
+  Duration keepalive_interval = std::chrono::seconds(7200);
+  Duration keepalive_timeout = std::chrono::seconds(20);
+  // Unsent output without progress: if the socket does not take it, the connection is dropped; if
+  // the client's windows stay closed, its calls are.
+  Duration write_timeout = std::chrono::seconds(60);
 };
 
 // The head of a gRPC call. Views die with the handler's call that received them.
 struct GrpcHead {
   std::string_view path;  // "/package.Service/Method"
   std::string_view authority;
-  std::span<const Header>
-      metadata;  // everything that is neither pseudo nor gRPC's own; "-bin" as sent
-  std::optional<std::uint64_t> timeout_us;  // grpc-timeout, saturated
+  // Everything that is neither pseudo nor gRPC's own; "-bin" as sent.
+  std::span<const Header> metadata;
+  std::optional<std::uint64_t> timeout_us;  // grpc-timeout, rounded down
   bool accepts_gzip = false;
   bool accepts_deflate = false;
 };
@@ -70,8 +77,9 @@ class Http2Handler {
   virtual void on_message(std::uint32_t stream, GrpcMessage&& message) = 0;
   // The client will send no more messages.
   virtual void on_half_close(std::uint32_t stream) = 0;
-  // The call is over without our answer: reset by the client, or the connection failed. Not called
-  // for calls that were finished.
+  // The call is over without our answer: reset by the client, ended by the connection because the
+  // client broke its rules, or the connection failed. Not called for calls that were finished.
+  // Never from inside the other three.
   virtual void on_cancel(std::uint32_t stream) = 0;
 };
 
@@ -80,9 +88,16 @@ class Http2Handler {
 // content-type) get the HTTP status that gRPC's specification names (415 for a foreign
 // content-type).
 //
-// Flow control: a stream's window is given back as its bytes are consumed into messages, so a
-// client cannot make us hold more than buffered_message_bytes; output waits for the peer's windows,
-// and while more than unsent_bytes wait wants_read() is false.
+// A large message is allocated in full when its prefix is here, and receive_space() then points
+// into it as long as its DATA frame lasts: the kernel writes it where it stays.
+//
+// Flow control: windows are given back as bytes are consumed into messages. While more than
+// unsent_bytes of answers wait, complete messages wait as well and no window is given back, so that
+// a client cannot make us hold more than that and its windows. wants_read() is false only while the
+// socket is what the answers wait for: the client's windows open by reading.
+//
+// Nothing but received(), received_eof(), sent(), take_output() and on_deadline() calls the
+// handler. Handlers may answer any call from inside any of their functions.
 class Http2Connection {
  public:
   Http2Connection(Http2Handler& handler, Pool& pool, ReadScratch& scratch,

@@ -32,10 +32,13 @@ struct Http2Stream {
   bool responded = false;    // the response's header is submitted
   bool deferred = false;     // nghttp2 waits for resume_data
   bool fair = false;         // takes turns with other streams
+  bool silent = false;       // given up: nothing more is sent at all
   MessageCoding request_coding = MessageCoding::kIdentity;
   MessageCoding response_coding = MessageCoding::kIdentity;
   std::uint64_t message_limit = 0;
   std::size_t unconsumed = 0;  // bytes of the window that were not given back yet
+  std::size_t progress = 0;    // bytes received since the last look at messages
+  bool watched = false;        // the message under way was there at the last look
   Inbox inbox;
   Outbox outbox;
   // The end, once `ended`, while messages are still to be sent.
@@ -62,6 +65,7 @@ struct Http2Connection::Impl {
   // The peer misuses the protocol: GOAWAY ENHANCE_YOUR_CALM, and nothing more is read.
   void calm();
   void count(RateLimit& limit);
+  void credit_answer();
 
   // ---- reading (http2_reading.cc)
   std::span<std::byte> receive_space();
@@ -76,6 +80,8 @@ struct Http2Connection::Impl {
   void deliver_parked();
   void consume(Http2Stream& stream, std::size_t bytes);
   void give_windows_back();
+  // Calls whose message under way made no progress since the last look are ended.
+  void look_at_messages();
   // The client broke the rules of one call: answered by us, and the handler is told of its end.
   void fail_call(Http2Stream& stream, Status status);
 
@@ -100,6 +106,7 @@ struct Http2Connection::Impl {
   void report_cancelled();
   // Every call that has no answer is over.
   void give_up_calls();
+  void give_up(Http2Stream& stream);
   void drop_memory(Http2Stream& stream);
   // Nothing more is read or sent.
   void abort();
@@ -177,6 +184,7 @@ struct Http2Connection::Impl {
   TimePoint idle_since;
   TimePoint write_since;
   TimePoint drain_since;
+  TimePoint looked_at_messages;
 
   RateLimit resets;
   RateLimit pings;

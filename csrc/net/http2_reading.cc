@@ -8,6 +8,8 @@
 namespace servolley::net {
 namespace {
 
+// What counts as progress of a message; less often than every message_timeout is a trickle.
+constexpr std::size_t kProgressBytes = 1024;
 // Less is not worth a read of its own.
 constexpr std::size_t kDirectBytes = 16 << 10;
 
@@ -68,6 +70,9 @@ void Http2Connection::Impl::begin_call(Http2Stream& stream) {
 
 void Http2Connection::Impl::on_data(Http2Stream& stream, std::span<const std::byte> data) {
   consume(stream, data.size());
+  // The first message under way: time begins to run.
+  if (messages.held_bytes() == 0) looked_at_messages = now;
+  stream.progress += data.size();
   while (!data.empty() && !stream.ended) {
     GrpcMessage message;
     switch (
@@ -75,6 +80,7 @@ void Http2Connection::Impl::on_data(Http2Stream& stream, std::span<const std::by
       case Inbox::Outcome::kMore:
         break;
       case Inbox::Outcome::kMessage:
+        stream.watched = false;
         deliver(stream, std::move(message));
         break;
       case Inbox::Outcome::kFailed:
@@ -146,6 +152,19 @@ void Http2Connection::Impl::give_windows_back() {
     if (stream->unconsumed < window_step) continue;
     nghttp2_session_consume_stream(session, static_cast<std::int32_t>(stream->id),
                                    std::exchange(stream->unconsumed, 0));
+  }
+}
+
+void Http2Connection::Impl::look_at_messages() {
+  looked_at_messages = now;
+  const bool windows_open = !over_limit();
+  for (Http2Stream* stream = streams; stream; stream = stream->next) {
+    const bool under_way = windows_open && !stream->ended && !stream->inbox.room().empty();
+    const bool stalled = stream->watched && stream->progress < kProgressBytes;
+    stream->watched = under_way;  // one that began since the last look has time until the next
+    stream->progress = 0;
+    if (!under_way || !stalled) continue;
+    fail_call(*stream, Status(Code::kRequestTimeout, "the message took too long to arrive"));
   }
 }
 

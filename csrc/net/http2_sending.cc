@@ -123,7 +123,7 @@ void Http2Connection::Impl::submit_head(Http2Stream& stream) {
 ssize_t Http2Connection::Impl::read_messages(Http2Stream& stream, std::size_t room,
                                              std::uint32_t* flags) {
   const std::size_t bytes = std::min(room, stream.outbox.size());
-  if (bytes == 0 && !stream.ended) {
+  if (stream.silent || (bytes == 0 && !stream.ended)) {
     stream.deferred = true;
     return NGHTTP2_ERR_DEFERRED;
   }

@@ -129,7 +129,7 @@ struct Http2Connection::Impl::Callbacks {
     Impl& c = impl(user);
     switch (frame->hd.type) {
       case NGHTTP2_HEADERS:
-        c.pings.credit();
+        c.credit_answer();
         if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM)) break;
         if (const Http2Stream* stream = c.find(static_cast<std::uint32_t>(frame->hd.stream_id));
             stream && !stream->half_closed) {
@@ -139,9 +139,7 @@ struct Http2Connection::Impl::Callbacks {
         }
         break;
       case NGHTTP2_DATA:
-        c.pings.credit();
-        c.small_frames.credit();
-        c.small_frames.credit();
+        c.credit_answer();
         break;
       case NGHTTP2_RST_STREAM:
         // Resets that the client provokes are as good as resets that it sends.
@@ -269,9 +267,10 @@ void Http2Connection::Impl::forget(Http2Stream& stream) {
     return;
   }
   stream.reported = stream.ended = stream.half_closed = stream.responded = false;
-  stream.deferred = stream.fair = false;
+  stream.deferred = stream.fair = stream.silent = stream.watched = false;
   stream.response_coding = MessageCoding::kIdentity;
   stream.unconsumed = 0;
+  stream.progress = 0;
   if (stream.trailer_text.capacity() > 256) stream.trailer_text.shrink_to_fit();
   stream.trailer_text.clear();
   stream.message_bytes = 0;
@@ -290,6 +289,13 @@ void Http2Connection::Impl::calm() {
 
 void Http2Connection::Impl::count(RateLimit& limit) {
   if (!limit.allow(now)) calm();
+}
+
+// A client may measure, and open its windows, with every frame that it is answered.
+void Http2Connection::Impl::credit_answer() {
+  pings.credit();
+  small_frames.credit();
+  small_frames.credit();
 }
 
 }  // namespace servolley::net

@@ -122,6 +122,15 @@ TEST_CASE("http2 flood: a PING for each answer is how clients measure") {
     link.run();
   }
   CHECK(link.goaways.empty());
+  Host host;  // the same with calls that fail, and a window update each
+  host.feed(greeting());
+  host.server.call_hook = [](std::uint32_t) { return not_found("no"); };
+  for (std::size_t i = 0; i < 5000; ++i) {
+    host.feed(headers(id_of(i), grpc_head(), 5) + window_update(0, 1));
+    host.drink();
+  }
+  CHECK_FALSE(host.connection->wants_close());
+  CHECK(host.server.calls.size() == 5000);
 }
 
 TEST_CASE("http2 flood: SETTINGS") {
