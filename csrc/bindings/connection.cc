@@ -83,7 +83,7 @@ void bind_connection(py::module_& module) {
   module.attr("GRPC_CANCEL") = py::int_(static_cast<int>(engine::ControlKind::kGrpcCancel));
   bind_control_call(module);
 
-  py::class_<OutputPiece>(module, "OutputPiece", py::buffer_protocol())
+  py::class_<OutputPiece>(module, "_OutputPiece", py::buffer_protocol())
       .def_buffer([](OutputPiece& piece) {
         return py::buffer_info(const_cast<std::byte*>(piece.segment.data), 1,
                                py::format_descriptor<std::uint8_t>::format(), 1,

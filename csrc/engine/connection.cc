@@ -66,6 +66,9 @@ bool Connection::choose_session(std::size_t& bytes, TimePoint now) {
     session_ = std::make_unique<Http1Session>(*this, now);
   }
   if (draining_) session_->drain(now);
+  // A session takes bytes only where it asked for them.
+  const auto space = session_->receive_space();
+  if (space.data() != data) std::memcpy(space.data(), data, std::min(bytes, space.size()));
   return true;
 }
 

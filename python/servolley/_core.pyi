@@ -2,7 +2,7 @@
 it from a worker thread when it may take long); each docstring says which. Nothing here is thread-safe unless
 it says so: the loop thread owns the engine, its connections and its routes."""
 
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal, TypedDict, type_check_only
 
 __version__: Final[str]
 
@@ -31,6 +31,7 @@ class TensorSpec:
     @property
     def rank_known(self) -> bool: ...
 
+@type_check_only
 class Histogram(TypedDict):
     """Not cumulative: ``counts`` has one entry more than ``upper_bounds`` (everything above)."""
 
@@ -38,6 +39,7 @@ class Histogram(TypedDict):
     counts: list[int]
     sum: int
 
+@type_check_only
 class BatchStat(TypedDict):
     rows: int
     executions: int
@@ -45,8 +47,9 @@ class BatchStat(TypedDict):
     compute_infer_ns: int
     compute_output_ns: int
 
+@type_check_only
 class ServableStats(TypedDict):
-    """Counters since the servable was loaded. ``*_ns`` of queue and compute: sums over successful requests."""
+    """Counters since the servable was loaded. ``*_ns`` of queue and compute: sums over successes."""
 
     success_count: int
     success_ns: int
@@ -68,12 +71,14 @@ class ServableStats(TypedDict):
     compute_latency_ns: Histogram  # one observation per batch
     batch_rows: Histogram  # one observation per batch
 
+@type_check_only
 class PoolStats(TypedDict):
     in_use_bytes: int
     high_water_bytes: int
     cached_bytes: int
     allocations: int
 
+@type_check_only
 class FrontStats(TypedDict):
     connections: int  # open now
     connections_total: int
@@ -82,6 +87,7 @@ class FrontStats(TypedDict):
     responses: dict[int, int]  # HTTP status -> answers, control calls included
     unknown_model_requests: int
 
+@type_check_only
 class ServableOptions(TypedDict, total=False):
     """How to load and batch. Absent keys take the default in parentheses."""
 
@@ -204,12 +210,20 @@ GRPC_CANCEL: Final[int]  # nobody waits for an answer any more
 class ControlCall:
     """A complete HTTP call that is not a hot route, or an event of a gRPC call that is not hot."""
 
-    kind: int
-    exchange: int
-    method: str
-    target: str  # as sent: undecoded path and query
-    headers: list[tuple[str, str]]  # names in lower case
-    body: bytes
+    @property
+    def kind(self) -> int: ...
+    @property
+    def exchange(self) -> int: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> str:
+        """As sent: undecoded path and query."""
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Names in lower case."""
+    @property
+    def body(self) -> bytes: ...
 
 # What ``received()`` and ``attend()`` ask of the transport; bits.
 TICK: Final[int]  # hot requests wait: call Engine.tick() once at the end of this loop iteration
@@ -235,7 +249,8 @@ class Connection:
     def eof_received(self) -> int: ...
     def take_calls(self) -> list[ControlCall]: ...
     def take_output(self) -> list[bytes]:
-        """Quick: everything unsent. Nothing is sent directly until writable() was called."""
+        """Quick: everything unsent, as objects with the buffer protocol, as transports take
+        them. Nothing is sent directly until writable() was called."""
     def writable(self) -> int:
         """Quick: the transport's buffer is empty again; sends what has gathered meanwhile."""
     def attend(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from servolley.observe.runtime_log import log_runtime_lines
 
 if TYPE_CHECKING:
-    from servolley._core import Engine, Connection
+    from servolley._core import Connection, Engine
     from servolley.front.transport import HttpProtocol
 
 # The engine looks at its connections' deadlines at least that often.
