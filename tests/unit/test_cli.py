@@ -24,6 +24,7 @@ def test_defaults() -> None:
     read = settings("models")
     assert read.repository.path == "models"
     assert (read.http.host, read.http.port, read.http.metrics_port) == ("0.0.0.0", 8000, None)
+    assert read.http.grpc_port is None
     assert read.limits.max_body_size == 64 << 20
     assert (read.log.format, read.log.level) == ("text", "info")
 
@@ -33,7 +34,7 @@ def test_flags() -> None:
         *("net.onnx", "--name", "m", "--host", "::1", "--http-port", "0", "--unix-socket", "/s"),
         *("--log-format", "json", "--log-level", "debug", "--max-body-size", "1GiB", "--pool-size", "2GB"),
         *("--drain-timeout", "2.5", "--exit-on-error", "--metrics-port", "8002", "--reuse-port"),
-        *("--strict-readiness", "false", "--max-connections", "7"),
+        *("--strict-readiness", "false", "--max-connections", "7", "--grpc-port", "8001"),
     )
     assert (read.repository.name, read.repository.exit_on_error, read.repository.strict_readiness) == (
         "m",
@@ -42,6 +43,7 @@ def test_flags() -> None:
     )
     assert (read.http.host, read.http.port, read.http.unix_socket) == ("::1", 0, "/s")
     assert (read.http.metrics_port, read.http.reuse_port, read.http.max_connections) == (8002, True, 7)
+    assert read.http.grpc_port == 8001
     assert (read.limits.max_body_size, read.limits.pool_size) == (1 << 30, 2 * 10**9)
     assert read.limits.drain_timeout_s == 2.5
     assert (read.log.format, read.log.level) == ("json", "debug")
@@ -96,7 +98,8 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
 
 
 def test_the_server_imports_nothing_heavy() -> None:
-    """Memory and start-up time: no numpy, no onnxruntime package, no metrics before a scrape."""
+    """Memory and start-up time: no numpy, no onnxruntime package, no metrics before a scrape, no protobuf
+    before a gRPC call."""
     program = (
         "import sys, importlib\n"
         f"sys.path[:0] = {sys.path!r}\n"
@@ -113,6 +116,8 @@ def test_the_server_imports_nothing_heavy() -> None:
         "onnxruntime",
         "onnx",
         "prometheus_client",
+        "google.protobuf",
+        "servolley.front.grpc.messages",
         "http.server",
         "importlib.metadata",
     }
