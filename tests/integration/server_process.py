@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 LISTENING = re.compile(r"http://(?P<host>[0-9.]+):(?P<port>\d+)")
+LISTENING_GRPC = re.compile(r"grpc://(?P<host>[0-9.]+):(?P<port>\d+)")
 
 READY_TIMEOUT_S = 60.0
 EXIT_TIMEOUT_S = 60.0
@@ -107,6 +108,13 @@ class Server:
     def url(self) -> str:
         """As the Triton clients want it."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def grpc_port(self) -> int:
+        """Of a server started with --grpc-port that is ready."""
+        found = LISTENING_GRPC.search(self.log)
+        assert found, f"the server printed no gRPC port:\n{self.log}"
+        return int(found["port"])
 
     @property
     def log(self) -> str:

@@ -84,7 +84,7 @@ def test_wheel_carries_stubs_marker_and_licences(wheel: Path) -> None:
         names = set(archive.namelist())
         licences = archive.read("servolley/THIRD_PARTY_LICENSES").decode()
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
-    assert {"servolley/py.typed", "servolley/_core.pyi"} <= names
+    assert {"servolley/py.typed", "servolley/_core.pyi", "servolley/front/grpc/descriptors.bin"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cc", ".h", ".a"))]
     for work in ("Boost", "fast_float", "nghttp2", "protozero", "pybind11", "zlib"):
@@ -92,7 +92,9 @@ def test_wheel_carries_stubs_marker_and_licences(wheel: Path) -> None:
     assert "Permission is hereby granted" in licences
     requirements = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
     assert requirements
-    assert not [requirement for requirement in requirements if requirement.startswith("grpc")]
+    of_the_server = [requirement for requirement in requirements if "extra ==" not in requirement]
+    assert any(requirement.startswith("protobuf") for requirement in of_the_server)
+    assert not [requirement for requirement in of_the_server if requirement.startswith("grpc")]
 
 
 def test_imports_without_compiler_headers_or_gpu(clean_venv: Path, tmp_path: Path) -> None:
