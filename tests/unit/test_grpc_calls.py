@@ -172,10 +172,13 @@ def test_a_broken_registry_is_our_fault(caplog: pytest.LogCaptureFixture) -> Non
 def test_texts_are_cut_and_are_unicode(bench: Bench) -> None:
     bench.begin(1, "/" + "x" * 5000)
     bench.begin(2, "/\udcff")
+    bench.begin(3, "/" + "\N{EURO SIGN}" * 1000)
     _, text = bench.core.finished[1]
     assert len(text) == 1024 + len("...TRUNCATED")
     assert text.endswith("x...TRUNCATED")
     assert bench.core.finished[2] == (12, "unknown method /?")
+    _, text = bench.core.finished[3]
+    assert 1022 <= len(text.removesuffix("...TRUNCATED").encode()) <= 1024
 
 
 def test_a_unary_call_has_exactly_one_message(bench: Bench) -> None:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from servolley._core import Connection, ControlCall
     from servolley.front.grpc.methods import Find, Method
 
-# A status message travels in a header block, and may quote what a client has sent.
-_LONGEST_MESSAGE = 1024
+# A status message may quote what a client has sent, and travels percent-encoded in a header block, of which
+# clients take 8 KiB.
+_LONGEST_MESSAGE_BYTES = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -263,6 +264,8 @@ def _exiting() -> StatusError:
 
 
 def _message_text(message: str) -> str:
-    text = message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "...TRUNCATED"
     # What is not Unicode by itself is replaced, never refused.
-    return text.encode("utf-8", "replace").decode()
+    text = message[:_LONGEST_MESSAGE_BYTES].encode("utf-8", "replace")
+    if len(message) <= _LONGEST_MESSAGE_BYTES and len(text) <= _LONGEST_MESSAGE_BYTES:
+        return text.decode()
+    return text[:_LONGEST_MESSAGE_BYTES].decode("utf-8", "ignore") + "...TRUNCATED"
