@@ -57,6 +57,7 @@ bool Connection::choose_session(std::size_t& bytes, TimePoint now) {
   const bool http2 = std::memcmp(data, kHttp2Preface.data(), known) == 0;
   if (http2 && known < kSniffedBytes) {
     std::memcpy(sniffed_.data(), data, known);
+    if (sniffed_size_ == 0) silent_since_ = now;
     sniffed_size_ = known;
     return false;
   }
@@ -214,7 +215,9 @@ void Connection::drain() {
 
 void Connection::check_deadline(TimePoint now) {
   if (!session_) {
-    finished_ = finished_ || now - silent_since_ >= engine_.options().http.idle_timeout;
+    const net::Http1Limits& limits = engine_.options().http;
+    const Duration patience = sniffed_size_ ? limits.header_timeout : limits.idle_timeout;
+    finished_ = finished_ || now - silent_since_ >= patience;
   } else if (session_->next_deadline() <= now) {
     session_->on_deadline(now);
   } else {

@@ -87,7 +87,10 @@ Status Engine::submit(Request& request, Connection& connection, Status status, T
   request.connection = &connection;
   connection.add_open(request);
   const bool earlier = request.deadline < earliest_deadline_;
-  if (earlier) earliest_deadline_ = request.deadline;
+  if (earlier) {
+    earliest_deadline_ = request.deadline;
+    deadline_moved_ = true;
+  }
   if (run_inline && std::find(inline_ready_.begin(), inline_ready_.end(), request.servable) ==
                         inline_ready_.end()) {
     inline_ready_.push_back(request.servable);
@@ -140,7 +143,7 @@ Status Engine::own_inputs(Request& request) {
 }
 
 bool Engine::talks_alone(const Connection& connection) {
-  const bool alone = last_talker_ == &connection && !others_wait_;
+  const bool alone = last_talker_ == &connection && !others_wait_ && !deadline_moved_;
   last_talker_ = &connection;
   others_wait_ = !alone;
   return alone;
@@ -148,6 +151,7 @@ bool Engine::talks_alone(const Connection& connection) {
 
 void Engine::tick() {
   others_wait_ = false;
+  deadline_moved_ = false;
   inline_running_.swap(inline_ready_);
   for (auto& servable : inline_running_) servable->run_inline(*this);
   inline_running_.clear();

@@ -139,7 +139,8 @@ class Engine final : public BatchSink {
   TimePoint earliest_deadline_ = kNever;  // of admitted requests; a lower bound
 
   const Connection* last_talker_ = nullptr;  // compared, never followed
-  bool others_wait_ = false;                 // inline work of several reads waits for the tick
+  bool deadline_moved_ = false;  // the loop's timer does not know of earliest_deadline_ yet
+  bool others_wait_ = false;     // inline work of several reads waits for the tick
   std::vector<std::shared_ptr<Servable>> inline_ready_;  // have work for tick()
   std::vector<std::shared_ptr<Servable>> inline_running_;
   std::vector<std::unique_ptr<Batch>> finished_;

@@ -12,7 +12,7 @@ from integration.raw_http import RawConnection
 from integration.server_process import Answer, Server, Vitals, wait_until
 
 MEMORY_TOLERANCE_BYTES = 32 << 20
-SETTLE_TIMEOUT_S = 15.0
+SETTLE_TIMEOUT_S = 30.0
 
 #: What must never be told to a client: places on this machine, addresses, stack traces.
 _INTERNAL = re.compile(

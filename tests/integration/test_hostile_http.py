@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 
 import pytest
 
@@ -300,7 +301,7 @@ def test_odd_targets(server: Server, target: str, statuses: tuple[int, ...]) -> 
         b"GET  /v2 HTTP/1.1\r\nHost: t\r\n\r\n",
         b"GET /v2 HTTP/1.1 \r\nHost: t\r\n\r\n",
         b"GET /v2 HTTP/1.1\nHost: t\n\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
+        b"PRx * HTTP/1.0\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x5a" * 300,
         b"\0" * 100,
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
@@ -310,3 +311,18 @@ def test_odd_targets(server: Server, target: str, statuses: tuple[int, ...]) -> 
 def test_other_protocols(server: Server, data: bytes) -> None:
     answer = first_answer_then_closed(server, data, half_close=True)
     assert_refused(answer, 400, 426, 505)
+
+
+def test_http2_is_told_apart_by_its_preface(server: Server) -> None:
+    """Every port takes both protocols: SETTINGS come back, also when the preface arrives in pieces."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+    for pieces in ([preface], [preface[:1], preface[1:2], preface[2:]], [preface[:2], preface[2:]]):
+        with socket.create_connection(server.address, timeout=5) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                connection.sendall(piece)
+                server.assert_live()  # a round trip: the piece before has been read
+            head = b""
+            while len(head) < 9:
+                head += connection.recv(9 - len(head))
+            assert head[3] == 4, "the first frame is SETTINGS"
