@@ -37,10 +37,10 @@ std::span<const std::byte> bytes_of(const std::string& text) {
   return {reinterpret_cast<const std::byte*>(text.data()), text.size()};
 }
 
-enum class Form { kInt, kShort, kNine, kPython };
+enum class Form { kInt, kShort, kMixed, kNine, kPython };
 
-// One number as clients write it: a pixel, one decimal, 9 digits, or an FP32 value as Python prints
-// it after widening (16 to 17 digits).
+// One number as clients write it: a pixel, one decimal, one to four decimals, 9 digits, or an FP32
+// value as Python prints it after widening (16 to 17 digits).
 std::string number(Form form, std::mt19937& random) {
   char text[40];
   const double unit = std::uniform_real_distribution<double>(0, 1)(random);
@@ -50,6 +50,9 @@ std::string number(Form form, std::mt19937& random) {
       break;
     case Form::kShort:
       std::snprintf(text, sizeof text, "%.1f", unit);
+      break;
+    case Form::kMixed:
+      std::snprintf(text, sizeof text, "%.*f", 1 + static_cast<int>(random() % 4), unit);
       break;
     case Form::kNine:
       std::snprintf(text, sizeof text, "%.9f", unit);
@@ -195,6 +198,7 @@ BENCHMARK_CAPTURE(tiny_binary, encode, false, true);
 
 BENCHMARK_CAPTURE(parse_oip, fp32_flat_int, kFlat, Form::kInt, DType::kFp32);
 BENCHMARK_CAPTURE(parse_oip, fp32_flat_short, kFlat, Form::kShort, DType::kFp32);
+BENCHMARK_CAPTURE(parse_oip, fp32_flat_mixed, kFlat, Form::kMixed, DType::kFp32);
 BENCHMARK_CAPTURE(parse_oip, fp32_flat_9_digits, kFlat, Form::kNine, DType::kFp32);
 BENCHMARK_CAPTURE(parse_oip, fp32_flat_17_digits, kFlat, Form::kPython, DType::kFp32);
 BENCHMARK_CAPTURE(parse_oip, fp32_nested_int, kImage, Form::kInt, DType::kFp32);
