@@ -83,7 +83,7 @@ struct Http2Connection::Impl {
   // Calls whose message under way made no progress since the last look are ended.
   void look_at_messages();
   // The client broke the rules of one call: answered by us, and the handler is told of its end.
-  void fail_call(Http2Stream& stream, Status status);
+  void fail_call(Http2Stream& stream, const Status& status);
 
   // ---- sending (http2_sending.cc)
   void send_message(std::uint32_t stream, Payload& body, MessageCoding coding);

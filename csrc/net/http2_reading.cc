@@ -168,7 +168,7 @@ void Http2Connection::Impl::look_at_messages() {
   }
 }
 
-void Http2Connection::Impl::fail_call(Http2Stream& stream, Status status) {
+void Http2Connection::Impl::fail_call(Http2Stream& stream, const Status& status) {
   // The call's work may be under way: as good as a reset.
   count(resets);
   on_reset(stream);

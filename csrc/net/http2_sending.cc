@@ -162,8 +162,8 @@ void Http2Connection::Impl::finish(std::uint32_t id, const Status& status,
 void Http2Connection::Impl::answer_end(Http2Stream& stream, const Status& status,
                                        std::span<const Header> extra) {
   stream.ended = true;
-  drop_memory(stream);
   keep_end(stream, status, extra);
+  drop_memory(stream);  // `status` may lie in it
   if (stream.responded) {
     if (std::exchange(stream.deferred, false)) {
       nghttp2_session_resume_data(session, static_cast<std::int32_t>(stream.id));
