@@ -64,7 +64,8 @@ void bind_control_call(py::module_& module) {
                                }
                                return out;
                              })
-      .def_property_readonly("body", [](const ControlCall& c) { return py::bytes(c.body); });
+      .def_property_readonly("body", [](const ControlCall& c) { return py::bytes(c.body); })
+      .def_property_readonly("timeout_us", [](const ControlCall& c) { return c.timeout_us; });
 }
 
 }  // namespace

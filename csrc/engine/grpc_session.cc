@@ -44,7 +44,10 @@ Status GrpcSession::on_call(std::uint32_t stream, const net::GrpcHead& head, std
   }
   Call& call = calls_.insert(stream);
   call.method = method;
-  if (head.timeout_us) call.deadline = deadline_after(Clock::now(), *head.timeout_us);
+  if (head.timeout_us && method != Method::kControl) {
+    call.deadline = deadline_after(Clock::now(), *head.timeout_us);
+    earliest_deadline_ = std::min(earliest_deadline_, call.deadline);
+  }
   if (method == Method::kModelStreamInfer) call.stream = std::make_unique<Stream>();
   if (method == Method::kControl) {
     ControlCall open{.kind = ControlKind::kGrpcOpen,
@@ -52,7 +55,8 @@ Status GrpcSession::on_call(std::uint32_t stream, const net::GrpcHead& head, std
                      .method = "POST",
                      .target = std::string(head.path),
                      .headers = {},
-                     .body = {}};
+                     .body = {},
+                     .timeout_us = head.timeout_us};
     for (const net::Header& header : head.metadata) {
       open.headers.emplace_back(header.name, header.value);
     }
@@ -67,7 +71,7 @@ void GrpcSession::on_message(std::uint32_t stream, net::GrpcMessage&& message) {
   const TimePoint now = Clock::now();
   if (call->has_message &&
       (call->method == Method::kModelInfer || call->method == Method::kPredict)) {
-    if (call->request) on_cancel(stream);
+    if (call->request) drop_requests(stream);
     return end(stream, Status(Code::kUnimplemented, "a unary call has one message"), now);
   }
   call->has_message = true;
@@ -195,10 +199,6 @@ void GrpcSession::on_half_close(std::uint32_t stream) {
 void GrpcSession::on_cancel(std::uint32_t stream) {
   Call* call = calls_.find(stream);
   if (!call) return;
-  const auto drop = [this](Request& request) {
-    connection_.remove_open(request);
-    connection_.engine().cancel(request);
-  };
   if (call->method == Method::kControl) {
     connection_.queue_control({.kind = ControlKind::kGrpcCancel,
                                .exchange = stream,
@@ -206,19 +206,51 @@ void GrpcSession::on_cancel(std::uint32_t stream) {
                                .target = {},
                                .headers = {},
                                .body = {}});
-  } else if (call->stream) {
-    for (Request* request = connection_.open_requests(); request;) {
-      Request* const following = request->open_next;
-      if (request->exchange == stream) drop(*request);
-      request = following;
-    }
-  } else if (call->request) {
-    drop(*call->request);
+  } else {
+    drop_requests(stream);
   }
   calls_.erase(stream);
 }
 
+void GrpcSession::drop_requests(std::uint32_t stream) {
+  const Call* const call = calls_.find(stream);
+  if (!call) return;
+  const auto drop = [this](Request& request) {
+    connection_.remove_open(request);
+    connection_.engine().cancel(request);
+  };
+  if (call->request) return drop(*call->request);
+  if (!call->stream || call->stream->slots.empty()) return;
+  for (Request* request = connection_.open_requests(); request;) {
+    Request* const following = request->open_next;
+    if (request->exchange == stream) drop(*request);
+    request = following;
+  }
+}
+
+void GrpcSession::on_deadline(TimePoint now) {
+  protocol_.on_deadline(now);
+  if (earliest_deadline_ <= now) expire_calls(now);
+}
+
+void GrpcSession::expire_calls(TimePoint now) {
+  earliest_deadline_ = kNever;
+  std::vector<std::uint32_t> overdue;
+  calls_.each([&](std::uint32_t stream, const Call& call) {
+    if (call.deadline > now) {
+      earliest_deadline_ = std::min(earliest_deadline_, call.deadline);
+    } else if (!call.request) {
+      overdue.push_back(stream);
+    }
+  });
+  for (const std::uint32_t stream : overdue) {
+    end(stream, Status(Code::kDeadlineExceeded, "the call's deadline has passed"), now);
+  }
+}
+
 void GrpcSession::end(std::uint32_t stream, const Status& status, TimePoint now) {
+  // A stream may end before its requests do.
+  if (const Call* call = calls_.find(stream); call && call->stream) drop_requests(stream);
   calls_.erase(stream);
   connection_.engine().count_response(status.ok() ? 200 : http_status(status.code()));
   protocol_.finish(stream, status, now);

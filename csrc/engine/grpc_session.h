@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -33,8 +34,10 @@ class GrpcSession final : public Session, private net::Http2Handler {
   bool wants_read() const override { return protocol_.wants_read(); }
   bool wants_close() const override { return protocol_.wants_close(); }
   void drain(TimePoint now) override { protocol_.drain(now); }
-  TimePoint next_deadline() const override { return protocol_.next_deadline(); }
-  void on_deadline(TimePoint now) override { protocol_.on_deadline(now); }
+  TimePoint next_deadline() const override {
+    return std::min(protocol_.next_deadline(), earliest_deadline_);
+  }
+  void on_deadline(TimePoint now) override;
 
   Status answer(Request& request, std::span<const codec::OutputView> outputs,
                 TimePoint now) override;
@@ -79,6 +82,11 @@ class GrpcSession final : public Session, private net::Http2Handler {
   Status route_oip(const net::GrpcMessage& message, HotRoute& route) const;
   Status route_tfs(const net::GrpcMessage& message, HotRoute& route) const;
   void end(std::uint32_t stream, const Status& status, TimePoint now);
+  // Nobody waits for the answers to a call's requests any more.
+  void drop_requests(std::uint32_t stream);
+  // Calls past their deadline of which no request can say so: the client has sent nothing, or
+  // streams.
+  void expire_calls(TimePoint now);
   void stream_ready(std::uint32_t stream, Call& call, std::uint32_t sequence, Payload& message,
                     TimePoint now);
   void stream_error(std::uint32_t stream, Call& call, std::uint32_t sequence, const Status& status,
@@ -87,6 +95,7 @@ class GrpcSession final : public Session, private net::Http2Handler {
 
   Connection& connection_;
   StreamTable<Call> calls_;
+  TimePoint earliest_deadline_ = kNever;  // of the hot calls; a lower bound
   net::Http2Connection protocol_;
 };
 

@@ -3,6 +3,7 @@
 #include <sys/uio.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,6 +32,8 @@ struct ControlCall {
   std::string target;
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
+  // Of a gRPC call, at its opening: how long the client waits for its end.
+  std::optional<std::uint64_t> timeout_us = std::nullopt;
 };
 
 // An answer of the control routes to an HTTP call.

@@ -51,6 +51,14 @@ class StreamTable {
     if (size_ == 0 && slots_.size() > kKeptSlots) slots_ = std::vector<Slot>();
   }
 
+  // Calls `use` with every stream and its value; it must not insert or erase.
+  template <class Use>
+  void each(Use use) const {
+    for (const Slot& slot : slots_) {
+      if (slot.stream != kFree) use(slot.stream, slot.value);
+    }
+  }
+
   std::size_t size() const { return size_; }
 
  private:

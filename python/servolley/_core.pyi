@@ -156,8 +156,8 @@ class Engine:
         request_timeout_us: int = ...,
         inline_threshold_us: int = ...,
     ) -> None:
-        """``body_bytes``: largest request body (and its inflated form). ``decoded_bytes``: tensors decoded
-        from one request's JSON. ``queue_size``: default limit of waiting requests per servable.
+        """``body_bytes``: largest request body or gRPC message (and its inflated form). ``decoded_bytes``:
+        tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.
         ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
         Raises CoreError FAILED_PRECONDITION if the ONNX Runtime library cannot be used. Heavy."""
     @property
@@ -224,6 +224,9 @@ class ControlCall:
         """Names in lower case."""
     @property
     def body(self) -> bytes: ...
+    @property
+    def timeout_us(self) -> int | None:
+        """GRPC_OPEN: how long the client waits for the call's end; None = for ever."""
 
 # What ``received()`` and ``attend()`` ask of the transport; bits.
 TICK: Final[int]  # hot requests wait: call Engine.tick() once at the end of this loop iteration

@@ -35,6 +35,7 @@ class ControlCall:
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
     kind: int = HTTP
+    timeout_us: int | None = None
 
 
 @dataclass

@@ -83,8 +83,10 @@ class Bench:
 
         return stop
 
-    def event(self, kind: int, exchange: int, target: str = "", body: bytes = b"") -> int:
-        event = ControlCall(exchange, "POST", target, [], body, kind)
+    def event(
+        self, kind: int, exchange: int, target: str = "", body: bytes = b"", timeout_us: int | None = None
+    ) -> int:
+        event = ControlCall(exchange, "POST", target, [], body, kind, timeout_us)
         return self.calls.dispatch(cast("Any", event))
 
     def begin(self, exchange: int, target: str, *bodies: bytes, end: bool = True) -> int:
@@ -97,6 +99,9 @@ class Bench:
 class _RunningLoop:
     def create_task(self, work: Any) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
+
+    def call_later(self, delay_s: float, work: Any, *arguments: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(delay_s, work, *arguments)
 
 
 @pytest.fixture
@@ -256,6 +261,46 @@ async def test_a_call_that_ends_on_its_own_is_not_cancelled(bench: Bench) -> Non
     await settle()
     assert task.done()
     assert not task.cancelled()
+
+
+# --- deadlines ---
+
+TOO_LATE = (4, "the call's deadline has passed")
+
+
+async def test_a_deadline_ends_a_call_and_cancels_its_work(bench: Bench) -> None:
+    bench.event(GRPC_OPEN, 1, "/later", timeout_us=1)
+    bench.event(GRPC_MESSAGE, 1, body=b"a")
+    bench.event(GRPC_OPEN, 3, "/watch", timeout_us=1)
+    bench.event(GRPC_MESSAGE, 3, body=b"w")
+    bench.event(GRPC_OPEN, 5, "/echo", timeout_us=1)  # whose message does not come
+    bench.event(GRPC_OPEN, 7, "/talk", timeout_us=3_600_000_000)
+    bench.core.flags = [OUTPUT] * 3
+    await asyncio.sleep(0.01)
+    assert bench.core.finished == {1: TOO_LATE, 3: TOO_LATE, 5: TOO_LATE}
+    assert bench.acted == [OUTPUT] * 3
+    assert bench.futures[b"a"].cancelled()
+    assert bench.stopped == 1
+    bench.event(GRPC_MESSAGE, 7, body=b"t")
+    bench.event(GRPC_HALF_CLOSE, 7)
+    assert bench.core.finished[7] == OK
+
+
+async def test_a_call_that_comes_too_late_is_not_begun(bench: Bench) -> None:
+    bench.event(GRPC_OPEN, 1, "/echo", timeout_us=0)
+    bench.event(GRPC_MESSAGE, 1, body=b"a")
+    bench.event(GRPC_HALF_CLOSE, 1)
+    assert bench.core.finished == {1: TOO_LATE}
+    assert bench.core.messages == []
+
+
+async def test_an_answered_call_has_no_deadline_any_more(bench: Bench) -> None:
+    bench.event(GRPC_OPEN, 1, "/echo", timeout_us=3_600_000_000)
+    timer = bench.calls._open[1].timer
+    assert timer is not None
+    bench.event(GRPC_MESSAGE, 1, body=b"a")
+    assert bench.core.finished == {1: OK}
+    assert timer.cancelled()
 
 
 # --- server streams ---

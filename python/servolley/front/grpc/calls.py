@@ -35,6 +35,7 @@ class _Open:
     half_closed: bool = False
     task: asyncio.Task[None] | None = None
     stop: "Callable[[], None] | None" = None
+    timer: asyncio.TimerHandle | None = None
     waiting: deque[bytes] = field(default_factory=deque)
 
 
@@ -94,7 +95,7 @@ class GrpcCalls:
     def _take(self, event: "ControlCall") -> None:
         exchange, kind = event.exchange, event.kind
         if kind == GRPC_OPEN:
-            self._begin(exchange, event.target)
+            self._begin(exchange, event.target, event.timeout_us)
             return
         call = self._open.get(exchange)
         if call is None:
@@ -106,7 +107,7 @@ class GrpcCalls:
         elif kind == GRPC_MESSAGE:
             self._message(exchange, call, event.body)
 
-    def _begin(self, exchange: int, target: str) -> None:
+    def _begin(self, exchange: int, target: str, timeout_us: int | None) -> None:
         try:
             method = self._find(target)
         except Exception:
@@ -116,8 +117,15 @@ class GrpcCalls:
             self._finish(exchange, unimplemented(f"unknown method {target}"))
         elif self._ending and not isinstance(method, Unary):
             self._finish(exchange, _exiting())
+        elif timeout_us == 0:
+            self._finish(exchange, _too_late())
         else:
-            self._open[exchange] = _Open(target, method)
+            call = self._open[exchange] = _Open(target, method)
+            if timeout_us is not None:
+                call.timer = self._loop.call_later(timeout_us / 1e6, self._expire, exchange)
+
+    def _expire(self, exchange: int) -> None:
+        self._gather_and_act(lambda: self._finish(exchange, _too_late()))
 
     def _half_close(self, exchange: int, call: _Open) -> None:
         call.half_closed = True
@@ -214,6 +222,8 @@ class GrpcCalls:
         call = self._open.pop(exchange, None)
         if call is None:
             return
+        if call.timer is not None:
+            call.timer.cancel()
         if call.task is not None:
             call.task.cancel()
         if call.stop is not None:
@@ -257,6 +267,10 @@ class _Stream:
 
     def send(self, message: bytes) -> None:
         self._calls._send(self._exchange, message)
+
+
+def _too_late() -> StatusError:
+    return StatusError(Code.DEADLINE_EXCEEDED, "the call's deadline has passed")
 
 
 def _exiting() -> StatusError:
