@@ -21,6 +21,10 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.request_timeout_us = request_timeout_us;
   options.inline_threshold_us = inline_threshold_us;
   options.http.body_bytes = body_bytes;
+  // One limit for what a client may send at once, whichever protocol it speaks.
+  options.http2.message_bytes = std::min(options.http2.message_bytes, body_bytes);
+  options.http2.buffered_message_bytes =
+      std::max(options.http2.buffered_message_bytes, options.http2.message_bytes);
   collect_runtime_log();
   auto out = std::make_unique<PyEngine>();
   Status status;

@@ -58,7 +58,8 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[limits]: what a client can make the server hold. Sizes are bytes or text such as "64MiB".
 
-    max_body_size: the largest request body, as sent and inflated; above it 413.
+    max_body_size: the largest request body or gRPC message, as sent and inflated; above it 413 or
+        RESOURCE_EXHAUSTED.
     max_decoded_size: tensors that one request's JSON may decode to; absent = the core's default.
     pool_size: tensor memory in all; absent = the core's default.
     queue_size: requests that may wait for one model version, where its model.toml says nothing.
