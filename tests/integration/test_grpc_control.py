@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 import models
 from integration.conftest import ServerFactory
+from integration.grpc_calls import channel_to, refusal
 from integration.server_process import Server, wait_until
 
 TIMEOUT_S = 20.0
@@ -42,25 +42,10 @@ def client(server: Server) -> Iterator[InferenceServerClient]:
         yield client
 
 
-@contextmanager
-def channel_to(url: str) -> Iterator[grpc.Channel]:
-    # A channel of its own: grpcio would share one connection between equal channels.
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(url, options=options) as channel:
-        yield channel
-
-
 @pytest.fixture
 def channel(server: Server) -> Iterator[grpc.Channel]:
     with channel_to(server.url) as channel:
         yield channel
-
-
-@contextmanager
-def refusal(code: grpc.StatusCode, text: str = "") -> Iterator[None]:
-    with pytest.raises(grpc.RpcError) as failure:
-        yield
-    assert (failure.value.code(), text in failure.value.details()) == (code, True), failure.value
 
 
 # --- the Open Inference Protocol ---
