@@ -5,10 +5,11 @@
 #include <cstring>
 #include <type_traits>
 
+#include "codec/element_parse.h"
 #include "codec/element_store.h"
 #include "codec/half.h"
 #include "codec/json_reader.h"
-#include "codec/number_parse.h"
+#include "codec/number_runs.h"
 
 namespace servolley::codec {
 
@@ -31,34 +32,6 @@ bool read_careful(const TensorSource& source, double& out);
 // An integer from -2^63 to 2^64-1 that must lie in [least, most].
 bool read_careful_integer(const TensorSource& source, std::int64_t least, std::uint64_t most,
                           bool& negative, std::uint64_t& magnitude);
-
-struct Fp16 {
-  std::uint16_t bits;
-};
-struct Bf16 {
-  std::uint16_t bits;
-};
-struct Bool {
-  std::uint8_t value;
-};
-
-template <class T>
-const char* parse_element(const char* at, T& out) {
-  if constexpr (std::is_floating_point_v<T>) {
-    return parse_quick(at, out);
-  } else if constexpr (std::is_integral_v<T>) {
-    return parse_quick_integer(at, out);
-  } else if constexpr (std::is_same_v<T, Bool>) {
-    out.value = *at == 't';
-    if (std::memcmp(at, "true", 4) == 0) return at + 4;
-    return std::memcmp(at, "false", 5) == 0 ? at + 5 : nullptr;
-  } else {
-    double value = 0;
-    at = parse_quick(at, value);
-    out.bits = std::is_same_v<T, Fp16> ? fp16_from_double(value) : bf16_from_double(value);
-    return at;
-  }
-}
 
 template <class T>
 bool read_element_careful(const TensorSource& source, T& out) {
@@ -136,8 +109,15 @@ class FixedElements {
     const char* const end = reader().end();
     const char* at = reader().at();
     T* next = next_;
+    std::ptrdiff_t until_run = 0;
     for (;;) {
       at = skip_space(at, end);
+      if (length - 1 < kShortRow && at != end && --until_run < 0) {
+        const T* const before = next;
+        at = read_run_of_rows(reader().begin(), at, end, next, room_, length);
+        count += static_cast<std::size_t>(next - before) / length;
+        until_run = next - before < kGoodRun ? kNoRun / static_cast<std::ptrdiff_t>(length) : 0;
+      }
       std::size_t found = 0;
       if (at == end || *at != '[') {
         sync(at, next);
@@ -168,6 +148,13 @@ class FixedElements {
   }
 
  private:
+  // Rows of up to so many elements are read as runs of rows.
+  static constexpr std::size_t kShortRow = 32;
+  // Text whose elements runs do not take is not tried again and again: behind a run of fewer
+  // elements than kGoodRun, kNoRun elements are read one by one.
+  static constexpr std::ptrdiff_t kGoodRun = 8;
+  static constexpr std::ptrdiff_t kNoRun = 64;
+
   JsonReader& reader() const { return source().reader; }
   static const char* skip_space(const char* at, const char* end) {
     while (at != end && static_cast<unsigned char>(*at) <= ' ') {
@@ -189,7 +176,13 @@ class FixedElements {
     count = 0;
     at = skip_space(at, end);
     if (at != end && *at == ']') return at + 1;
+    std::ptrdiff_t until_run = 0;
     for (;;) {
+      if (--until_run < 0) {
+        const T* const before = next;
+        at = read_run(reader().begin(), at, end, next, room_);
+        until_run = next - before < kGoodRun ? kNoRun : 0;
+      }
       if (next == room_) [[unlikely]] {
         count += static_cast<std::size_t>(next - first);
         sync(at, next);

@@ -25,6 +25,7 @@ class JsonReader {
   explicit JsonReader(std::string_view text)
       : begin_(text.data()), at_(text.data()), end_(text.data() + text.size()) {}
 
+  const char* begin() const { return begin_; }
   const char* at() const { return at_; }
   const char* end() const { return end_; }
   void move_to(const char* at) { at_ = at; }

@@ -85,6 +85,28 @@ Status TensorWriter::write_numbers(std::size_t count, std::size_t widest, Put pu
   return {};
 }
 
+Status TensorWriter::write_floats(std::size_t count) {
+  // Values are all rounded to a few decimals or hardly any is: after some misses it's not tried for
+  // a while.
+  constexpr int kMisses = 4;
+  constexpr int kPause = 60;
+  int tries = few_decimals_tries_;
+  const Status status =
+      write_numbers<float>(count, kMaxFloatText, [&, rule = style_.floats](char* at, float value) {
+        if (--tries >= 0) {
+          if (char* const end = put_few_decimals(at, value)) {
+            tries = kMisses;
+            return end;
+          }
+        } else if (tries < -kPause) {
+          tries = kMisses;
+        }
+        return put_float(at, value, rule);
+      });
+  few_decimals_tries_ = tries;
+  return status;
+}
+
 Status TensorWriter::write_row(std::size_t count) {
   constexpr auto kInteger = [](char* at, auto value) {
     if constexpr (std::numeric_limits<decltype(value)>::is_signed)
@@ -124,9 +146,7 @@ Status TensorWriter::write_row(std::size_t count) {
         return put_six_digits(at, float_from_bf16(value));
       });
     case DType::kFp32:
-      return write_numbers<float>(count, kMaxFloatText, [rule](char* at, float value) {
-        return put_float(at, value, rule);
-      });
+      return write_floats(count);
     case DType::kFp64:
       return write_numbers<double>(count, kMaxFloatText, [rule](char* at, double value) {
         return put_double(at, value, rule);

@@ -45,6 +45,7 @@ class TensorWriter {
 
   Status write_array(std::size_t dim);
   Status write_row(std::size_t count);
+  Status write_floats(std::size_t count);
   template <class T, class Put>
   Status write_numbers(std::size_t count, std::size_t widest, Put put);
   Status write_bytes(std::size_t count);
@@ -61,6 +62,7 @@ class TensorWriter {
   std::size_t elements_;
   std::size_t left_;
   std::size_t text_start_ = 0;
+  int few_decimals_tries_ = 4;
 };
 
 }  // namespace servolley::codec

@@ -260,6 +260,11 @@ std::uint64_t spread_eight_digits(std::uint64_t value) {
 
 constexpr std::uint64_t kAsciiZeros = 0x3030303030303030;
 
+// 0 to 8. Counted from the other end, since the other instruction is slow on older processors.
+int zero_bytes_at_top(std::uint64_t value) {
+  return std::countr_zero(__builtin_bswap64(value)) / 8;
+}
+
 // The digits behind the first as bytes 0..9, kept in registers: writing text and reading it back at
 // another offset would stall on the store buffer.
 template <int kDigits>
@@ -274,7 +279,7 @@ struct Tail<9> {
     std::memcpy(at, &text, sizeof text);
   }
   // Digits without trailing zeros.
-  int count() const { return 8 - (spread ? std::countl_zero(spread) / 8 : 8); }
+  int count() const { return 8 - zero_bytes_at_top(spread); }
   std::uint64_t spread;
 };
 
@@ -290,10 +295,7 @@ struct Tail<17> {
     std::memcpy(at, &first, sizeof first);
     std::memcpy(at + 8, &second, sizeof second);
   }
-  int count() const {
-    if (low) return 16 - std::countl_zero(low) / 8;
-    return 8 - (high ? std::countl_zero(high) / 8 : 8);
-  }
+  int count() const { return low ? 16 - zero_bytes_at_top(low) : 8 - zero_bytes_at_top(high); }
   std::uint64_t high;
   std::uint64_t low;
 };
@@ -375,6 +377,37 @@ char* put_number(char* at, Float value, FloatRule rule) {
 
 char* put_float(char* at, float value, FloatRule rule) { return put_number(at, value, rule); }
 char* put_double(char* at, double value, FloatRule rule) { return put_number(at, value, rule); }
+
+// A decimal of up to 6 significant digits that reads back as an FP32 value is the only one that
+// does, and so the shortest, trailing zeros aside.
+char* put_few_decimals(char* at, float value) {
+  const double magnitude = std::fabs(static_cast<double>(value));
+  const auto units = static_cast<std::int64_t>(magnitude * 1e4 + 0.5);
+  if (static_cast<std::uint64_t>(units - 1) >= 999'999) return nullptr;
+  // The two roundings of this product cannot carry it across the middle between two FP32 values: a
+  // number of units that is not such a middle is further from it than 2^-40 of itself.
+  if (static_cast<double>(static_cast<float>(static_cast<double>(units) * 1e-4)) != magnitude) {
+    return nullptr;
+  }
+  *at = '-';
+  at += std::signbit(value);
+  const auto integer = static_cast<std::uint32_t>(units) / 10'000;
+  const auto fraction = static_cast<std::uint32_t>(units) % 10'000;
+  const std::uint32_t ten = integer / 10;
+  const auto has_ten = static_cast<unsigned>(ten != 0);
+  // Digits as bytes, the first lowest: one or two and the point, then four without zeros at the
+  // end.
+  const std::uint32_t front = ten | (integer - ten * 10) << 8 | 0x2E3030;
+  const std::uint32_t text = front >> 8 * (1 - has_ten);
+  std::memcpy(at, &text, sizeof text);
+  at += 2 + has_ten;
+  const std::uint32_t twos = fraction / 100 | (fraction % 100) << 16;
+  const std::uint32_t tens = (twos * 103 >> 10) & 0x000F000F;
+  const std::uint32_t digits = tens | (twos - tens * 10) << 8;
+  const std::uint32_t ascii = digits | 0x30303030;
+  std::memcpy(at, &ascii, sizeof ascii);
+  return at + (4 - std::countr_zero(__builtin_bswap32(digits | 1)) / 8);
+}
 
 char* put_six_digits(char* at, float value) {
   bool done = false;

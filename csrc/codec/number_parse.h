@@ -141,6 +141,32 @@ inline double scaled(const Decimal& d) {
                         : mantissa * kExactTens[static_cast<std::size_t>(d.exponent)];
 }
 
+// Whether an FP64 value that is off by less than 2 units in the last place lies where that could
+// carry it across the middle between two FP32 values: the lower 29 bits near 2^28.
+inline bool near_middle(double value) {
+  constexpr std::uint64_t kMiddle = std::uint64_t{1} << 28;
+  constexpr std::uint64_t kLower = (kMiddle << 1) - 1;
+  return ((std::bit_cast<std::uint64_t>(value) - kMiddle + 4) & kLower) <= 8;
+}
+
+inline constexpr std::uint64_t kExactInDouble = std::uint64_t{1} << 53;
+
+inline double with_sign(double value, bool negative) {
+  return std::bit_cast<double>(std::bit_cast<std::uint64_t>(value) | std::uint64_t{negative} << 63);
+}
+
+// Whether `magnitude` with its sign fits; if so, that is `out`.
+template <class Integer>
+[[gnu::always_inline]] inline bool fit(std::uint64_t magnitude, bool negative, Integer& out) {
+  using Limits = std::numeric_limits<Integer>;
+  constexpr std::uint64_t kLeast =
+      0 - static_cast<std::uint64_t>(static_cast<std::int64_t>(Limits::min()));
+  constexpr auto kMost = static_cast<std::uint64_t>(Limits::max());
+  if (magnitude > (negative ? kLeast : kMost)) return false;
+  out = static_cast<Integer>(negative ? 0 - magnitude : magnitude);
+  return true;
+}
+
 inline bool small_exponent(int exponent) { return exponent >= -22 && exponent <= 22; }
 
 }  // namespace detail
@@ -158,25 +184,20 @@ inline bool small_exponent(int exponent) { return exponent >= -22 && exponent <=
   }
   if (!at || !detail::small_exponent(decimal.exponent)) return nullptr;
   const double value = detail::scaled(decimal);
-  // Rounding the FP64 value again is right unless it lies where its own error could carry it across
-  // the middle between two FP32 values: the lower 29 bits near 2^28.
-  constexpr std::uint64_t kMiddle = std::uint64_t{1} << 28;
-  constexpr std::uint64_t kLower = (kMiddle << 1) - 1;
-  const auto bits = std::bit_cast<std::uint64_t>(value);
-  if (((bits - kMiddle + 4) & kLower) <= 8 || value > 3e38) return nullptr;
+  if (detail::near_middle(value) || value > 3e38) return nullptr;
   // No branch on the sign: that is a coin toss.
-  const std::uint64_t sign = std::uint64_t{decimal.negative} << 63;
-  out = static_cast<float>(std::bit_cast<double>(bits | sign));
+  out = static_cast<float>(detail::with_sign(value, decimal.negative));
   return at;
 }
 
 [[gnu::always_inline]] inline const char* parse_quick(const char* at, double& out) {
   detail::Decimal decimal;
   at = detail::read_decimal(at, decimal);
-  constexpr std::uint64_t kExact = std::uint64_t{1} << 53;
-  if (!at || !detail::small_exponent(decimal.exponent) || decimal.mantissa > kExact) return nullptr;
-  const std::uint64_t sign = std::uint64_t{decimal.negative} << 63;
-  out = std::bit_cast<double>(std::bit_cast<std::uint64_t>(detail::scaled(decimal)) | sign);
+  if (!at || !detail::small_exponent(decimal.exponent) ||
+      decimal.mantissa > detail::kExactInDouble) {
+    return nullptr;
+  }
+  out = detail::with_sign(detail::scaled(decimal), decimal.negative);
   return at;
 }
 
@@ -189,17 +210,7 @@ template <class Integer>
   if (!detail::read_integer(at, value)) return nullptr;
   if (at - first > 18 || (*first == '0' && at - first > 1)) return nullptr;
   if (*at == '.' || (*at | 0x20) == 'e') return nullptr;
-  using Limits = std::numeric_limits<Integer>;
-  if (negative) {
-    if (value > 0 - static_cast<std::uint64_t>(static_cast<std::int64_t>(Limits::min()))) {
-      return nullptr;
-    }
-    out = static_cast<Integer>(0 - value);
-    return at;
-  }
-  if (value > static_cast<std::uint64_t>(Limits::max())) return nullptr;
-  out = static_cast<Integer>(value);
-  return at;
+  return detail::fit(value, negative, out) ? at : nullptr;
 }
 
 }  // namespace servolley::codec

@@ -169,6 +169,36 @@ TEST_CASE("shortest text") {
         "1.7976931348623157e+308");
 }
 
+TEST_CASE("values of few decimals have the text that every value has") {
+  char text[2 * kMaxFloatText];
+  int found = 0;
+  const auto check = [&](float value) {
+    char* const end = put_few_decimals(text, value);
+    if (!end) return;
+    ++found;
+    const std::string few(text, static_cast<std::size_t>(end - text));
+    CAPTURE(few);
+    REQUIRE(few == text_of(value, FloatRule::kShortest));
+    REQUIRE(few == text_of(value, FloatRule::kTensorFlow));
+  };
+  for (int units = 1; units < 1'000'000; ++units) {
+    const int before = found;
+    check(static_cast<float>(units / 1e4));
+    REQUIRE(found == before + 1);
+  }
+  std::mt19937 random(11);
+  for (int i = 0; i < 1'000'000; ++i) check(std::bit_cast<float>(static_cast<std::uint32_t>(random())));
+  for (int i = 0; i < 200'000; ++i) {  // next to what is rounded
+    const auto value = static_cast<float>(static_cast<int>(random() % 1'000'000) / -1e4);
+    check(std::nextafter(value, 0.0F));
+    check(std::nextafter(value, -1e9F));
+    check(value);
+  }
+  for (const float value : {0.0F, -0.0F, 100.0F, 1e9F, 1e30F, 0.00004F, -INFINITY, INFINITY, NAN}) {
+    CHECK(put_few_decimals(text, value) == nullptr);
+  }
+}
+
 TEST_CASE("six digits as printf's %.6g") {
   std::mt19937 random(4);
   for (int i = 0; i < 100'000; ++i) {
