@@ -101,7 +101,7 @@ void bind_connection(py::module_& module) {
              return std::make_shared<BoundConnection>(engine, control_only);
            }),
            py::arg("engine"), py::arg("control_only") = false, py::keep_alive<1, 2>())
-      .def("opened", &BoundConnection::opened, py::arg("fd"))
+      .def("opened", &BoundConnection::opened, py::arg("fd"), py::arg("alpn") = "")
       .def("closed", &BoundConnection::closed)
       .def("get_buffer", &get_buffer, py::arg("sizehint"))
       .def("received", &BoundConnection::received, py::arg("nbytes"))

@@ -23,8 +23,10 @@ Connection::Connection(Engine& engine, bool control_only)
 
 Connection::~Connection() { closed(); }
 
-void Connection::opened(int fd) {
+void Connection::opened(int fd, std::string_view alpn) {
   fd_ = fd;
+  if (alpn == "h2") agreed_ = Protocol::kHttp2;
+  if (alpn == "http/1.1") agreed_ = Protocol::kHttp1;
   open_ = true;
   silent_since_ = Clock::now();
   engine_.connection_opened(*this);
@@ -54,8 +56,10 @@ bool Connection::choose_session(std::size_t& bytes, TimePoint now) {
   std::memcpy(data, sniffed_.data(), sniffed_size_);
   bytes += sniffed_size_;
   const std::size_t known = std::min(bytes, kSniffedBytes);
-  const bool http2 = std::memcmp(data, kHttp2Preface.data(), known) == 0;
-  if (http2 && known < kSniffedBytes) {
+  const bool http2 = agreed_ == Protocol::kUnknown
+                         ? std::memcmp(data, kHttp2Preface.data(), known) == 0
+                         : agreed_ == Protocol::kHttp2;
+  if (http2 && known < kSniffedBytes && agreed_ == Protocol::kUnknown) {
     std::memcpy(sniffed_.data(), data, known);
     if (sniffed_size_ == 0) silent_since_ = now;
     sniffed_size_ = known;

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -24,9 +25,10 @@ enum Attention : std::uint32_t {
 };
 
 // One client connection: joins a session to the engine on one side and to a socket on the other.
-// The first bytes say whether it speaks HTTP/1.1 or HTTP/2, so every port takes both. Reading
-// belongs to the transport; writing goes straight to the socket from here, because handing every
-// answer to the event loop's writer costs more than the answer. Loop thread only.
+// TLS's handshake (ALPN) or the first bytes say whether it speaks HTTP/1.1 or HTTP/2, so every port
+// takes both. Reading belongs to the transport; writing goes straight to the socket from here,
+// because handing every answer to the event loop's writer costs more than the answer. Loop thread
+// only.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   // `control_only`: no call is hot, so that a metrics port cannot be inferred on.
@@ -35,8 +37,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // `fd` is the connected socket, or -1 if all output must go through the transport (TLS).
-  void opened(int fd);
+  // `fd` is the connected socket, or -1 if all output must go through the transport (TLS). `alpn`
+  // is the protocol that was agreed on, "h2" or "http/1.1": bytes of the other one are errors of
+  // that protocol then. Anything else leaves it to the first bytes.
+  void opened(int fd, std::string_view alpn = {});
   // The socket is gone: what is under way is cancelled. Before the descriptor is closed.
   void closed();
 
@@ -81,6 +85,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // As much of HTTP/2's preface as tells it from an HTTP/1 method.
   static constexpr std::size_t kSniffedBytes = 3;
 
+  enum class Protocol : std::uint8_t { kUnknown, kHttp1, kHttp2 };
+
   bool choose_session(std::size_t& bytes, TimePoint now);
 
   Engine& engine_;
@@ -90,6 +96,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::size_t sniffed_size_ = 0;
   TimePoint silent_since_{};  // while there is no session
   int fd_ = -1;
+  Protocol agreed_ = Protocol::kUnknown;
   bool open_ = false;
   bool draining_ = false;
   bool finished_ = false;          // closed by us before there was a session

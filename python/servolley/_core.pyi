@@ -237,14 +237,15 @@ RESUME: Final[int]
 CLOSE: Final[int]  # close the transport
 
 class Connection:
-    """One HTTP/1.1 connection. Plain sockets: answers go straight to the socket ``fd``; what the kernel does
-    not take comes out of take_output(). With ``fd`` = -1 (TLS) everything does."""
+    """One connection, HTTP/1.1 or gRPC. Plain sockets: answers go straight to the socket ``fd``; what the
+    kernel does not take comes out of take_output(). With ``fd`` = -1 (TLS) everything does."""
 
     owner: object | None
 
     def __init__(self, engine: Engine, control_only: bool = False) -> None:
         """``control_only``: no call is hot; every one comes out of take_calls()."""
-    def opened(self, fd: int) -> None: ...
+    def opened(self, fd: int, alpn: str = "") -> None:
+        """``alpn``: what the TLS handshake agreed on; empty: the first bytes say which protocol it is."""
     def get_buffer(self, sizehint: int) -> memoryview:
         """Quick: where the kernel puts the next bytes (asyncio.BufferedProtocol.get_buffer)."""
     def received(self, nbytes: int) -> int:

@@ -53,6 +53,9 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--grpc-port", type=int, metavar="PORT", help="a second TCP port, e.g. 8001 or 8500 (none)")
     add("--unix-socket", metavar="PATH", help="listen on a UNIX socket as well")
     add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
+    add("--tls-cert", metavar="FILE", help="PEM certificate chain: every TCP port speaks TLS (none)")
+    add("--tls-key", metavar="FILE", help="its PEM key; SIGHUP reads both again")
+    add("--tls-client-ca", metavar="FILE", help="require client certificates that these CAs issued (none)")
     add("--reuse-port", action="store_true", default=None, help="share the port with other servers")
     add("--max-connections", type=int, metavar="N", help="connections at once (10000)")
     add("--max-body-size", metavar="SIZE", help="largest request body, e.g. 64MiB (64MiB)")
@@ -99,6 +102,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "reuse_port": parsed.reuse_port,
             "max_connections": parsed.max_connections,
         },
+        "tls": {"cert": parsed.tls_cert, "key": parsed.tls_key, "client_ca": parsed.tls_client_ca},
         "limits": {
             "max_body_size": parsed.max_body_size,
             "pool_size": parsed.pool_size,
@@ -109,6 +113,11 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     settings = apply_flags(settings, flags)
     if settings.repository.path is None:
         raise ConfigError("give PATH: a model repository, one model's directory, or a model file")
+    tls = settings.tls
+    if (tls.cert is None) != (tls.key is None):
+        raise ConfigError("TLS needs both a certificate and its key: --tls-cert and --tls-key")
+    if tls.client_ca is not None and tls.cert is None:
+        raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
     return settings
 
 

@@ -27,7 +27,10 @@ from servolley.repository.layout import RepositoryError, scan
 from servolley.repository.manager import Manager
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from servolley.config.settings import ServerSettings
+    from servolley.front.tls_door import TlsDoor
     from servolley.repository.layout import ModelOnDisk
 
 _log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class Server:
         self._engine = engine
         self._found = found
         self._listeners: list[listeners.Listener] = []
+        self._tls: TlsDoor | None = None
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -100,10 +104,14 @@ class Server:
         self._grpc = GrpcServices(self._context, loop)
         self._driver.start()
         try:
+            self._tls = self._open_tls()
             await self._listen()
         except OSError as error:
             await self._shut_down(drain_timeout_s=0)
             raise StartError(f"cannot listen: {error.strerror or error}") from error
+        except StartError:
+            await self._shut_down(drain_timeout_s=0)
+            raise
         code = await self._load_models()
         if code is None:
             await self._stop.wait()
@@ -124,36 +132,55 @@ class Server:
         def connection() -> HttpProtocol:
             return HttpProtocol(driver, everything, find_method)
 
-        main = await listeners.listen_tcp(
-            connection, http.host, http.port, backlog=backlog, reuse_port=http.reuse_port
-        )
+        def metrics_connection() -> HttpProtocol:
+            return HttpProtocol(driver, only_metrics, control_only=True)
+
+        only_metrics = Router()
+        metrics.register(only_metrics)
+        main = await self._listen_tcp(connection, http.port, "http")
         self._add_listener(main, "listening on %s")
         if http.port == 0 and not _log.isEnabledFor(logging.INFO):
             print(main.address, flush=True)  # whoever left the choice to us must learn it
         if http.grpc_port is not None:
-            grpc = await listeners.listen_tcp(
-                connection,
-                http.host,
-                http.grpc_port,
-                backlog=backlog,
-                reuse_port=http.reuse_port,
-                scheme="grpc",
-            )
+            grpc = await self._listen_tcp(connection, http.grpc_port, "grpc")
             self._add_listener(grpc, "listening on %s")
         if http.unix_socket is not None:
             local = await listeners.listen_unix(connection, http.unix_socket, backlog=backlog)
             self._add_listener(local, "listening on %s")
         if http.metrics_port is not None:
-            only_metrics = Router()
-            metrics.register(only_metrics)
-            second = await listeners.listen_tcp(
-                lambda: HttpProtocol(driver, only_metrics, control_only=True),
-                http.host,
-                http.metrics_port,
-                backlog=backlog,
-                reuse_port=http.reuse_port,
-            )
+            second = await self._listen_tcp(metrics_connection, http.metrics_port, "http")
             self._add_listener(second, "metrics on %s/metrics")
+
+    async def _listen_tcp(
+        self, connection: "Callable[[], HttpProtocol]", port: int, scheme: str
+    ) -> listeners.Listener:
+        http = self._settings.http
+        factory: listeners.ProtocolFactory = connection
+        if self._tls is not None:
+            factory = self._tls.behind(connection, grpc_first=scheme == "grpc")
+            scheme += "s"
+        return await listeners.listen_tcp(
+            factory, http.host, port, backlog=http.backlog, reuse_port=http.reuse_port, scheme=scheme
+        )
+
+    def _open_tls(self) -> "TlsDoor | None":
+        """The certificates, if there are to be any; from then on SIGHUP reads them again."""
+        tls = self._settings.tls
+        if tls.cert is None or tls.key is None:
+            return None
+        # Only who wants TLS pays for it.
+        from servolley.front.tls_context import TlsError, TlsFiles
+        from servolley.front.tls_door import TlsDoor
+
+        client_ca = None if tls.client_ca is None else Path(tls.client_ca)
+        try:
+            door = TlsDoor(
+                self._driver, TlsFiles(Path(tls.cert), Path(tls.key), client_ca), tls.handshake_timeout_s
+            )
+        except TlsError as error:
+            raise StartError(str(error)) from error
+        self._driver.loop.add_signal_handler(signal.SIGHUP, door.reload_soon)
+        return door
 
     def _add_listener(self, listener: listeners.Listener, message: str) -> None:
         self._listeners.append(listener)
@@ -205,6 +232,8 @@ class Server:
         self._context.draining = True
         for listener in self._listeners:
             listener.close()
+        if self._tls is not None:
+            await self._tls.close()
         self._grpc.tell_watchers()
         self._driver.begin_drain()
         if not await self._driver.drained(drain_timeout_s):

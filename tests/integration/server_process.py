@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-LISTENING = re.compile(r"http://(?P<host>[0-9.]+):(?P<port>\d+)")
-LISTENING_GRPC = re.compile(r"grpc://(?P<host>[0-9.]+):(?P<port>\d+)")
+LISTENING = re.compile(r"https?://(?P<host>[0-9.]+):(?P<port>\d+)")
+LISTENING_GRPC = re.compile(r"grpcs?://(?P<host>[0-9.]+):(?P<port>\d+)")
 
 READY_TIMEOUT_S = 60.0
 EXIT_TIMEOUT_S = 60.0
@@ -67,7 +68,11 @@ class Vitals:
 class Server:
     """A server on a free port of this machine; ``with`` kills it at the end if it still runs."""
 
-    def __init__(self, *arguments: str | Path, cwd: Path | None = None) -> None:
+    def __init__(
+        self, *arguments: str | Path, cwd: Path | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """``tls``: calls go over TLS, as this context says."""
+        self.tls = tls
         command = [sys.executable, "-m", "servolley", "serve", *map(str, arguments)]
         command += ["--host", "127.0.0.1", "--port", "0"]
         # A user's shell has none of the interpreter settings of a test environment.
@@ -149,7 +154,11 @@ class Server:
             body = json.dumps(body)
         if isinstance(body, str):
             body = body.encode()
-        connection = http.client.HTTPConnection(*self.address, timeout=timeout_s)
+        connection = (
+            http.client.HTTPConnection(*self.address, timeout=timeout_s)
+            if self.tls is None
+            else http.client.HTTPSConnection(*self.address, timeout=timeout_s, context=self.tls)
+        )
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()

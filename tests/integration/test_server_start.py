@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import models
+from certificates import Authority
 from integration.conftest import ServerFactory
 from integration.raw_http import RawConnection, request
 from integration.server_process import LISTENING, Server
@@ -178,6 +179,24 @@ def test_runtime_warnings_are_log_lines(serve: ServerFactory) -> None:
     assert server.stop() == 0
     for line in server.stderr:
         assert LINE.fullmatch(line), line
+
+
+# --- TLS
+
+
+def test_certificates_that_cannot_be_used(serve: ServerFactory, tmp_path: Path) -> None:
+    root = models.save_repository(tmp_path / "r", {"half_plus_two": models.half_plus_two()})
+    certificate, key = Authority(tmp_path / "certificates").issue("server")
+    _, other_key = Authority(tmp_path / "others").issue("server")
+    for files, complaint in (
+        ((tmp_path / "absent", key), f"TLS certificate {tmp_path / 'absent'}: No such file or directory"),
+        ((certificate, other_key), f"TLS key {other_key} does not belong to the certificate {certificate}"),
+        ((key, certificate), f"TLS certificate {key}: not PEM, or no certificate in it"),
+    ):
+        server = serve(root, "--tls-cert", files[0], "--tls-key", files[1], wait=False)
+        assert server.wait_exit(20) == 1
+        assert server.stderr[-1] == f"servolley: {complaint}"
+        assert "listening" not in server.log
 
 
 # --- footprint

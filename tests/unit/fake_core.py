@@ -182,6 +182,7 @@ class Connection:
         self.engine, self.control_only = engine, control_only
         self.owner: Any = None
         self.fd: int | None = None
+        self.alpn: str | None = None
         self.flags: list[int] = []
         self.calls: list[ControlCall] = []
         self.output: list[list[bytes]] = []
@@ -195,9 +196,9 @@ class Connection:
         self.log.append(name)
         return self.flags.pop(0) if self.flags else 0
 
-    def opened(self, fd: int) -> None:
+    def opened(self, fd: int, alpn: str = "") -> None:
         self.log.append("opened")
-        self.fd = fd
+        self.fd, self.alpn = fd, alpn
 
     def closed(self) -> None:
         self.log.append("closed")

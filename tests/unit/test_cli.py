@@ -35,6 +35,7 @@ def test_flags() -> None:
         *("--log-format", "json", "--log-level", "debug", "--max-body-size", "1GiB", "--pool-size", "2GB"),
         *("--drain-timeout", "2.5", "--exit-on-error", "--metrics-port", "8002", "--reuse-port"),
         *("--strict-readiness", "false", "--max-connections", "7", "--grpc-port", "8001"),
+        *("--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/ca"),
     )
     assert (read.repository.name, read.repository.exit_on_error, read.repository.strict_readiness) == (
         "m",
@@ -44,6 +45,7 @@ def test_flags() -> None:
     assert (read.http.host, read.http.port, read.http.unix_socket) == ("::1", 0, "/s")
     assert (read.http.metrics_port, read.http.reuse_port, read.http.max_connections) == (8002, True, 7)
     assert read.http.grpc_port == 8001
+    assert (read.tls.cert, read.tls.key, read.tls.client_ca) == ("/c", "/k", "/ca")
     assert (read.limits.max_body_size, read.limits.pool_size) == (1 << 30, 2 * 10**9)
     assert read.limits.drain_timeout_s == 2.5
     assert (read.log.format, read.log.level) == ("json", "debug")
@@ -71,6 +73,9 @@ def test_the_file_and_the_flags(tmp_path: Path) -> None:
         (["a", "--port", "70000"], r"'http\.port'"),
         (["a", "--max-body-size", "much"], "not a size in bytes: 'much'"),
         (["a", "--drain-timeout", "-1"], "drain_timeout_s"),
+        (["a", "--tls-cert", "c"], "both a certificate and its key"),
+        (["a", "--tls-key", "k"], "both a certificate and its key"),
+        (["a", "--tls-client-ca", "ca"], "--tls-client-ca needs --tls-cert and --tls-key"),
         (["a", "--config", "/absent/servolley.toml"], "/absent/servolley.toml: No such file"),
     ],
 )

@@ -82,6 +82,14 @@ class Socket:
         return 77
 
 
+class Tls:
+    def __init__(self, alpn: str | None) -> None:
+        self.alpn = alpn
+
+    def selected_alpn_protocol(self) -> str | None:
+        return self.alpn
+
+
 class Transport(asyncio.Transport):
     """Takes ``room`` bytes, then pauses its protocol."""
 
@@ -92,9 +100,10 @@ class Transport(asyncio.Transport):
         self.sent = b""
         self.buffered = b""
         self.closing = False
+        self.tls: Tls | None = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return Socket() if name == "socket" else default
+        return {"socket": Socket(), "ssl_object": self.tls}.get(name, default)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.log.append(f"limits {high}")
@@ -175,6 +184,17 @@ def test_opening(bench: Bench) -> None:
     assert (core.fd, core.owner) == (77, protocol)
     assert protocol.get_buffer == core.get_buffer  # the core's own, no frame of ours
     assert bench.driver.open_connections == 1
+
+
+@pytest.mark.parametrize(("chosen", "told"), [("h2", "h2"), ("http/1.1", "http/1.1"), (None, "")])
+def test_opening_over_tls(bench: Bench, chosen: str | None, told: str) -> None:
+    """The core gets no descriptor to write past TLS, and hears what the handshake agreed on."""
+    protocol = HttpProtocol(bench.driver, bench.router)
+    core = cast("fake_core.Connection", protocol._core)
+    transport = Transport(core.log)
+    transport.tls = Tls(chosen)
+    protocol.connection_made(transport)
+    assert (core.fd, core.alpn) == (-1, told)
 
 
 def test_the_core_is_told_which_connections_may_not_infer(bench: Bench) -> None:

@@ -55,6 +55,22 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tls]: certificates, as PEM files. With them every TCP port speaks TLS; the UNIX socket never does: who
+    may open it is an affair of the file system.
+
+    cert, key: the certificate with the chain behind it, and its key, without a passphrase.
+    client_ca: clients must have a certificate that one of these issued.
+    handshake_timeout_s: a client that has not finished its handshake by then is cut off.
+    SIGHUP reads the files again.
+    """
+
+    cert: Annotated[str, Meta(min_length=1)] | None = None
+    key: Annotated[str, Meta(min_length=1)] | None = None
+    client_ca: Annotated[str, Meta(min_length=1)] | None = None
+    handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[limits]: what a client can make the server hold. Sizes are bytes or text such as "64MiB".
 
@@ -99,6 +115,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     repository: Repository = Repository()
     http: Http = Http()
+    tls: Tls = Tls()
     limits: Limits = Limits()
     engine: Engine = Engine()
     log: Log = Log()

@@ -18,7 +18,7 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """``address`` as shown to people: "http://host:port", "grpc://host:port" or "unix:path"."""
+    """``address`` as shown to people: "http://host:port" (or https, grpc, grpcs) or "unix:path"."""
 
     server: asyncio.AbstractServer
     address: str
@@ -35,7 +35,7 @@ class Listener:
 
 
 async def listen_tcp(
-    factory: ProtocolFactory, host: str, port: int, *, backlog: int, reuse_port: bool, scheme: str = "http"
+    factory: ProtocolFactory, host: str, port: int, *, backlog: int, reuse_port: bool, scheme: str
 ) -> Listener:
     """``scheme``: only for people; every port takes both protocols. Raises OSError."""
     loop = asyncio.get_running_loop()

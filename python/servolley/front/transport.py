@@ -86,7 +86,12 @@ class HttpProtocol(asyncio.BaseProtocol):
         # Nothing may stay in the transport unnoticed: the core writes to the same socket.
         transport.set_write_buffer_limits(high=0)
         self._driver.opened(self)
-        self._core.opened(transport.get_extra_info("socket").fileno())
+        tls = transport.get_extra_info("ssl_object")
+        if tls is None:
+            self._core.opened(transport.get_extra_info("socket").fileno())
+        else:
+            # The core may not write past TLS: everything goes through the transport.
+            self._core.opened(-1, tls.selected_alpn_protocol() or "")
         self.act(self._core.attend())
 
     def buffer_updated(self, nbytes: int) -> None:
