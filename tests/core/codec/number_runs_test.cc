@@ -166,7 +166,16 @@ TEST_CASE("one malformed number anywhere in an array refuses it") {
                                               "- 1",
                                               "true",
                                               "null",
-                                              "{}"};
+                                              "{}",
+                                              "0.12345678901234567.",
+                                              "1.2345678901234.67",
+                                              "-.12345678901234567",
+                                              "12345678901234567.",
+                                              "01.23456789012345678",
+                                              "1.23456789012345e",
+                                              "1.2345678901:3456789",
+                                              "1.234567890-23456789",
+                                              "00.1234567890123456"};
   for (const std::string& bad : malformed) {
     for (const std::size_t position : {100, 137, 250, 399}) {
       for (const DType dtype : {DType::kFp32, DType::kFp64, DType::kInt32}) {
