@@ -389,4 +389,7 @@ def test_a_client_that_asks_openssl_and_never_reads(bench: Bench, monkeypatch: p
     peer.connection.write(b"z" * 30_000)
     assert "abort" not in peer.socket.log
     peer.give(peer.encrypted(b"hello"))
+    assert "abort" not in peer.socket.log
+    peer.connection._outgoing.write(b"?" * 24)  # as OpenSSL would for a key update
+    peer.give(peer.encrypted(b"hello"))
     assert peer.socket.log[-1] == "abort"

@@ -60,6 +60,7 @@ class TlsConnection(asyncio.BaseProtocol, asyncio.Transport):
         "_make",
         "_outgoing",
         "_pieces",
+        "_read",
         "_reading_paused",
         "_ssl",
         "_step_due",
@@ -76,6 +77,8 @@ class TlsConnection(asyncio.BaseProtocol, asyncio.Transport):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # The stubs know neither what read returns with a buffer nor what else is one.
+        self._read: Callable[[int, memoryview], int] = cast("Any", self._ssl.read)
         self._app: Application | None = None
         self._pieces: deque[bytes | memoryview] = deque()  # plaintext that was not encrypted yet
         self._unsent = 0  # bytes in _pieces
@@ -172,7 +175,7 @@ class TlsConnection(asyncio.BaseProtocol, asyncio.Transport):
         if self._closing:
             return
         for piece in pieces:
-            self._pieces.append(cast("bytes | memoryview", piece))
+            self._pieces.append(piece)  # type: ignore[arg-type]  # nobody here changes a bytearray behind us
             self._unsent += len(piece)
         self._encrypt()
 
@@ -238,19 +241,20 @@ class TlsConnection(asyncio.BaseProtocol, asyncio.Transport):
 
     def _decrypt(self, app: Application) -> None:
         """Everything that is here and wanted goes to the application."""
-        incoming, tls = self._incoming, self._ssl
+        incoming, read = self._incoming, self._read
         while not (self._reading_paused or self._closing or self._eof_told):
             space = app.get_buffer(-1)
+            size = len(space)
             filled = 0
             try:
                 # A record is 16 KiB at most; the application shall see what came together in one piece.
-                while filled < len(space):
-                    count = self._read(space[filled:])
+                while filled < size:
+                    count = read(size - filled, space[filled:] if filled else space)
                     if count == 0:  # the client said goodbye
                         self._eof = True
                         break
                     filled += count
-                    if not (incoming.pending or tls.pending()):
+                    if not incoming.pending:
                         break
             except ssl.SSLWantReadError:
                 pass
@@ -259,18 +263,16 @@ class TlsConnection(asyncio.BaseProtocol, asyncio.Transport):
                 return
             if filled:
                 app.buffer_updated(filled)
-            if not filled or not (incoming.pending or tls.pending()):
+            # OpenSSL holds the rest of a record only where there was no room for it.
+            if not filled or (filled < size and (self._eof or not incoming.pending)):
                 break
-        self._send()
-        if self._writing_paused and self._inner.get_write_buffer_size() > _MOST_UNREAD_BYTES:
-            self.abort()
-        elif self._eof and not (self._reading_paused or self._closing or self._eof_told):
+        if self._outgoing.pending:
+            self._inner.write(self._outgoing.read())
+            if self._writing_paused and self._inner.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+                self.abort()
+        if self._eof and not (self._reading_paused or self._closing or self._eof_told):
             self._eof_told = True
             app.eof_received()
-
-    def _read(self, space: memoryview) -> int:
-        # The stubs know neither what read returns with a buffer nor what else is one.
-        return cast("int", self._ssl.read(len(space), cast("bytearray", space)))
 
     def _decrypt_late(self) -> None:
         if self._app is None:
