@@ -88,9 +88,7 @@ std::uint32_t Connection::received(std::size_t bytes) {
   // Nobody else is talking: there is no batch to wait for, and the answer saves a turn of the loop.
   if (ticks_ && engine_.talks_alone(*this)) {
     ticks_ = false;
-    engine_.tick();
-    const std::uint32_t bits = attend();
-    return engine_.somebody_needs_attention() ? bits | kTick : bits;  // which hands them out
+    return engine_.answer_at_once(*this, now);
   }
   engine_.flush_dirty(now);
   return attend();

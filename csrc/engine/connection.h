@@ -48,6 +48,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::uint32_t received(std::size_t bytes);
   std::uint32_t eof_received();
   std::uint32_t attend();
+  int descriptor() const { return fd_; }  // -1: none
   std::uint32_t writable();
 
   std::vector<ControlCall> take_calls() { return std::exchange(calls_, {}); }

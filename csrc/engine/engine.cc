@@ -28,7 +28,9 @@ Status in_dialect(const Status& status, Dialect dialect) {
 }
 
 Engine::Engine(const EngineOptions& options)
-    : options_(options), pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}) {}
+    : options_(options),
+      pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}),
+      busy_poll_(std::chrono::microseconds(options.busy_poll_us)) {}
 
 Engine::~Engine() {
   // Connections outlive the engine only as closed ones.
@@ -149,6 +151,15 @@ bool Engine::talks_alone(const Connection& connection) {
   return alone;
 }
 
+std::uint32_t Engine::answer_at_once(Connection& connection, TimePoint now) {
+  busy_poll_.asked(now);
+  tick();
+  const std::uint32_t bits = connection.attend();
+  if (somebody_needs_attention()) return bits | kTick;  // which hands them out
+  if (bits == 0) busy_poll_.answered(connection.descriptor(), completion_fd());
+  return bits;
+}
+
 void Engine::tick() {
   others_wait_ = false;
   deadline_moved_ = false;
@@ -190,14 +201,19 @@ void Engine::expire(TimePoint now) {
 
 TimePoint Engine::next_expiry(TimePoint now) const {
   TimePoint next = earliest_deadline_;
-  if (!connections_.empty() || burst_) next = std::min(next, last_sweep_ + kSweepInterval);
+  if (!connections_.empty() || burst_ || looks_like_burst())
+    next = std::min(next, last_sweep_ + kSweepInterval);
   return next == kNever ? kNever : std::max(next, now);
+}
+
+bool Engine::looks_like_burst() const {
+  return front_.bytes_received - trimmed_at_ >= kBurstBytes ||
+         pool_.stats().cached_bytes >= kKeptBytes;
 }
 
 void Engine::trim_after_burst() {
   const std::uint64_t received = front_.bytes_received;
-  if (received - trimmed_at_ >= kBurstBytes || pool_.stats().cached_bytes >= kKeptBytes)
-    burst_ = true;
+  burst_ = burst_ || looks_like_burst();
   const bool quiet = in_flight_ == 0 && received - swept_at_ < kQuietBytes;
   swept_at_ = received;
   quiet_sweeps_ = quiet ? quiet_sweeps_ + 1 : 0;

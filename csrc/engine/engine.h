@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/busy_poll.h"
 #include "engine/completion_queue.h"
 #include "engine/connection.h"
 #include "engine/request.h"
@@ -26,6 +27,7 @@ struct EngineOptions {
   std::uint32_t queue_size = 4096;
   std::uint64_t request_timeout_us = 30'000'000;  // TensorFlow Serving's REST timeout; 0 = none
   std::uint64_t inline_threshold_us = 50;
+  std::uint64_t busy_poll_us = 50;  // see BusyPoll; 0 = never
   net::Http1Limits http;
   net::Http2Limits http2;
   bool tensor_content = false;  // gRPC Predict answers with tensor_content instead of typed fields
@@ -103,6 +105,8 @@ class Engine final : public BatchSink {
   // Whether the last two reads that brought inline work were this connection's and nothing of the
   // others waits. Called once per such read.
   bool talks_alone(const Connection& connection);
+  // Such a read's work, and perhaps a look for the next.
+  std::uint32_t answer_at_once(Connection& connection, TimePoint now);
   void request_attention(Connection& connection);
   void count_response(int status);
   FrontStats& front() { return front_; }
@@ -119,6 +123,7 @@ class Engine final : public BatchSink {
   void dispose(Request& request);
   // Gives memory back to the system when nothing much has happened for a while.
   void trim_after_burst();
+  bool looks_like_burst() const;
 
   const EngineOptions options_;
   Pool pool_;
@@ -138,6 +143,7 @@ class Engine final : public BatchSink {
   bool burst_ = false;                    // since the last trim
   TimePoint earliest_deadline_ = kNever;  // of admitted requests; a lower bound
 
+  BusyPoll busy_poll_;
   const Connection* last_talker_ = nullptr;  // compared, never followed
   bool deadline_moved_ = false;  // the loop's timer does not know of earliest_deadline_ yet
   bool others_wait_ = false;     // inline work of several reads waits for the tick

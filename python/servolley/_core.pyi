@@ -155,6 +155,7 @@ class Engine:
         queue_size: int = ...,
         request_timeout_us: int = ...,
         inline_threshold_us: int = ...,
+        busy_poll_us: int = ...,
     ) -> None:
         """``body_bytes``: largest request body or gRPC message (and its inflated form). ``decoded_bytes``:
         tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.

@@ -63,6 +63,7 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
         "decoded_bytes": limits.max_decoded_size,
         "queue_size": limits.queue_size,
         "inline_threshold_us": settings.engine.inline_threshold_us,
+        "busy_poll_us": settings.engine.busy_poll_us,
     }
     try:
         return _core.Engine(

@@ -16,7 +16,7 @@ SETTLE_TIMEOUT_S = 30.0
 
 #: What must never be told to a client: places on this machine, addresses, stack traces.
 INTERNAL = re.compile(
-    r"(/home/|/root/|/tmp/|/usr/|/work/|\.cc\b|\.py\b|\.h:\d|0x[0-9a-f]{6,}|Traceback|site-packages)"
+    r"(/home/|/root/|/tmp/|/usr/|/opt/|/build/|\.cc\b|\.py\b|\.h:\d|0x[0-9a-f]{6,}|Traceback|site-packages)"
 )
 
 

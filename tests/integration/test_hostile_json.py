@@ -59,11 +59,7 @@ def test_nested_data_is_capped_at_100(server: Server) -> None:
     ids=["inputs", "empty inputs", "outputs", "keys", "parameters", "long key", "long name", "long id"],
 )
 @pytest.mark.parametrize("route", [INFER, PREDICT])
-def test_multitudes(request: pytest.FixtureRequest, server: Server, route: str, body: bytes) -> None:
-    if route == PREDICT and "long name" in request.node.name:
-        pytest.skip(
-            "answered 400, but its 60 MB stay resident until the next burst: to be mended in the engine"
-        )
+def test_multitudes(server: Server, route: str, body: bytes) -> None:
     assert_refused(server.post(route, body), 400, 413)
 
 

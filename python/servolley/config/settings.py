@@ -97,10 +97,13 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ort_library: the ONNX Runtime library; absent = the one in the installed onnxruntime package.
     inline_threshold_us: models whose measured batch time is below it run on the loop; absent = the core's
         default.
+    busy_poll_us: how long to look for the next request of a client that alone keeps the server busy before
+        going to sleep, where that has been paying off; 0 = never, absent = the core's default (50).
     """
 
     ort_library: str | None = None
     inline_threshold_us: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    busy_poll_us: Annotated[int, Meta(ge=0, le=10_000)] | None = None
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,10 @@ namespace {
 using std::chrono::seconds;
 
 TEST_CASE("what a burst left in the pool goes back when it is over, also without a connection") {
+  // The connection may be gone before anybody has looked.
+  bool seen = false;
+  SUBCASE("seen while it lasted") { seen = true; }
+  SUBCASE("over before the first sweep") {}
   Engine engine({});
   serve(
       engine, unary_signature(DType::kFp32),
@@ -21,7 +25,7 @@ TEST_CASE("what a burst left in the pool goes back when it is over, also without
     Answer answer;
     REQUIRE(client.read(answer));
     CHECK(answer.status == 500);
-    engine.expire(now += seconds(1));
+    if (seen) engine.expire(now += seconds(1));
     CHECK(engine.pool().stats().cached_bytes >= 4 << 20);
   }
   CHECK(engine.pool().stats().in_use_bytes == 0);
