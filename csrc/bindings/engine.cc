@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "bindings/convert.h"
 #include "bindings/runtime_log.h"
 
@@ -12,8 +14,8 @@ using engine::Servable;
 std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_t pool_bytes,
                                       std::uint64_t body_bytes, std::size_t decoded_bytes,
                                       std::uint32_t queue_size, std::uint64_t request_timeout_us,
-                                      std::uint64_t inline_threshold_us,
-                                      std::uint64_t busy_poll_us) {
+                                      std::uint64_t inline_threshold_us, std::uint64_t busy_poll_us,
+                                      int grpc_compression_level) {
   engine::EngineOptions options;
   options.pool_bytes = pool_bytes;
   options.body_bytes = body_bytes;
@@ -22,6 +24,7 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.request_timeout_us = request_timeout_us;
   options.inline_threshold_us = inline_threshold_us;
   options.busy_poll_us = busy_poll_us;
+  options.grpc_compression_level = std::clamp(grpc_compression_level, 0, 9);
   options.http.body_bytes = body_bytes;
   // One limit for what a client may send at once, whichever protocol it speaks.
   options.http2.message_bytes = std::min(options.http2.message_bytes, body_bytes);
@@ -166,7 +169,8 @@ void bind_engine(py::module_& module) {
            py::arg("queue_size") = defaults.queue_size,
            py::arg("request_timeout_us") = defaults.request_timeout_us,
            py::arg("inline_threshold_us") = defaults.inline_threshold_us,
-           py::arg("busy_poll_us") = defaults.busy_poll_us)
+           py::arg("busy_poll_us") = defaults.busy_poll_us,
+           py::arg("grpc_compression_level") = defaults.grpc_compression_level)
       .def("load", &load, py::arg("name"), py::arg("version"), py::arg("path"), py::arg("options"),
            py::keep_alive<0, 1>())
       .def("tick", [](PyEngine& self) { return heavy(self, [](Engine& e) { e.tick(); }); })

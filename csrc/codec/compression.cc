@@ -228,13 +228,12 @@ Result<Bytes> inflate(Coding coding, std::span<const std::byte> body, std::size_
   return inflate_as(coding == Coding::kGzip ? kGzipWindow : kRawWindow, body, limit_bytes, pool);
 }
 
-Result<Bytes> deflate(Coding coding, const Payload& payload, Pool& pool) {
+Result<Bytes> deflate(Coding coding, const Payload& payload, Pool& pool, int level) {
   if (coding == Coding::kIdentity) return internal_error("identity needs no deflating");
   const Status no_memory = unavailable("no memory to compress the answer");
   z_stream stream{};
-  constexpr int kLevel = 6;
   constexpr int kMemoryLevel = 8;
-  if (deflateInit2(&stream, kLevel, Z_DEFLATED, coding == Coding::kGzip ? kGzipWindow : kZlibWindow,
+  if (deflateInit2(&stream, level, Z_DEFLATED, coding == Coding::kGzip ? kGzipWindow : kZlibWindow,
                    kMemoryLevel, Z_DEFAULT_STRATEGY) != Z_OK) {
     return no_memory;
   }

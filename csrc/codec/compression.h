@@ -32,7 +32,10 @@ struct Bytes {
 Result<Bytes> inflate(Coding coding, std::span<const std::byte> body, std::size_t limit_bytes,
                       Pool& pool);
 
-// Deflates a payload into one buffer.
-Result<Bytes> deflate(Coding coding, const Payload& payload, Pool& pool);
+// zlib's level where nothing else is asked for.
+inline constexpr int kDefaultLevel = 6;
+
+// Deflates a payload into one buffer; `level` is zlib's, 1 to 9.
+Result<Bytes> deflate(Coding coding, const Payload& payload, Pool& pool, int level = kDefaultLevel);
 
 }  // namespace servolley::codec

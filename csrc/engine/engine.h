@@ -30,6 +30,8 @@ struct EngineOptions {
   std::uint64_t busy_poll_us = 50;  // see BusyPoll; 0 = never
   net::Http1Limits http;
   net::Http2Limits http2;
+  // zlib's level for messages to gRPC clients that accept compressed ones; 0 = never compressed.
+  int grpc_compression_level = 0;
   bool tensor_content = false;  // gRPC Predict answers with tensor_content instead of typed fields
 };
 

@@ -17,11 +17,23 @@ constexpr std::string_view kModelStreamInfer = "/inference.GRPCInferenceService/
 constexpr std::string_view kPredict = "/tensorflow.serving.PredictionService/Predict";
 // Requests of one stream that wait for their answers; TCP's flow control does the rest.
 constexpr std::size_t kStreamRequests = 1024;
+// Of a smaller message compression saves less than a packet and costs more than its answer.
+constexpr std::size_t kLeastCompressedBytes = 1024;
 
 std::uint32_t stream_of(std::uint64_t exchange) { return static_cast<std::uint32_t>(exchange); }
 
 codec::Coding coding_of(net::MessageCoding coding) {
   return coding == net::MessageCoding::kGzip ? codec::Coding::kGzip : codec::Coding::kDeflate;
+}
+
+// False, and the message is as it was: there was no memory, or nothing to be gained.
+bool compress(codec::Coding coding, int level, Payload& message, Pool& pool) {
+  auto packed = codec::deflate(coding, message, pool, level);
+  if (!packed || packed->size >= message.size()) return false;
+  const std::byte* const bytes = packed->owner.data();
+  message.clear();
+  message.add(std::move(packed->owner), bytes, packed->size);
+  return true;
 }
 
 }  // namespace
@@ -44,6 +56,11 @@ Status GrpcSession::on_call(std::uint32_t stream, const net::GrpcHead& head, std
   }
   Call& call = calls_.insert(stream);
   call.method = method;
+  if (connection_.engine().options().grpc_compression_level > 0 &&
+      (head.accepts_gzip || head.accepts_deflate)) {
+    call.coding = head.accepts_gzip ? net::MessageCoding::kGzip : net::MessageCoding::kDeflate;
+    protocol_.announce_coding(stream, call.coding);
+  }
   if (head.timeout_us && method != Method::kControl) {
     call.deadline = deadline_after(Clock::now(), *head.timeout_us);
     earliest_deadline_ = std::min(earliest_deadline_, call.deadline);
@@ -90,6 +107,20 @@ Status GrpcSession::read_message(net::GrpcMessage& message) {
   message.owner = std::move(inflated->owner);
   message.coding = net::MessageCoding::kIdentity;
   return {};
+}
+
+void GrpcSession::send(std::uint32_t stream, Payload& message, TimePoint now) {
+  const Call* const call = calls_.find(stream);
+  auto coding = call ? call->coding : net::MessageCoding::kIdentity;
+  if (coding != net::MessageCoding::kIdentity) {
+    Engine& engine = connection_.engine();
+    const int level = engine.options().grpc_compression_level;
+    if (message.size() < kLeastCompressedBytes ||
+        !compress(coding_of(coding), level, message, engine.pool())) {
+      coding = net::MessageCoding::kIdentity;
+    }
+  }
+  protocol_.send_message(stream, message, coding, now);
 }
 
 void GrpcSession::on_control_message(std::uint32_t stream, const net::GrpcMessage& message,
@@ -275,7 +306,7 @@ Status GrpcSession::answer(Request& request, std::span<const codec::OutputView> 
       return {};
     }
   }
-  protocol_.send_message(stream, payload, net::MessageCoding::kIdentity, now);
+  send(stream, payload, now);
   end(stream, {}, now);
   return {};
 }
@@ -307,7 +338,7 @@ void GrpcSession::stream_ready(std::uint32_t stream, Call& call, std::uint32_t s
     Payload ready = std::move(state.slots.front().message);
     state.slots.pop_front();
     ++state.first;
-    protocol_.send_message(stream, ready, net::MessageCoding::kIdentity, now);
+    send(stream, ready, now);
   }
 }
 
@@ -330,7 +361,7 @@ void GrpcSession::reply(std::uint64_t exchange, const ControlReply&, TimePoint n
 void GrpcSession::reply_message(std::uint64_t exchange, std::string_view message, TimePoint now) {
   Payload payload;
   payload.add_static(message);
-  protocol_.send_message(stream_of(exchange), payload, net::MessageCoding::kIdentity, now);
+  send(stream_of(exchange), payload, now);
 }
 
 void GrpcSession::reply_end(std::uint64_t exchange, const Status& status, TimePoint now) {

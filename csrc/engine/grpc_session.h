@@ -64,6 +64,7 @@ class GrpcSession final : public Session, private net::Http2Handler {
   struct Call {
     Method method = Method::kControl;
     bool has_message = false;
+    net::MessageCoding coding = net::MessageCoding::kIdentity;  // of large answers
     Request* request = nullptr;  // a unary call's, while it is admitted
     TimePoint deadline = kNever;
     std::unique_ptr<Stream> stream;
@@ -79,6 +80,8 @@ class GrpcSession final : public Session, private net::Http2Handler {
   void on_control_message(std::uint32_t stream, const net::GrpcMessage& message, TimePoint now);
   void infer(std::uint32_t stream, Call& call, net::GrpcMessage&& message, TimePoint now);
   Status read_message(net::GrpcMessage& message);
+  // Sends one message of a call, compressed if that was agreed on and is worth it.
+  void send(std::uint32_t stream, Payload& message, TimePoint now);
   Status route_oip(const net::GrpcMessage& message, HotRoute& route) const;
   Status route_tfs(const net::GrpcMessage& message, HotRoute& route) const;
   void end(std::uint32_t stream, const Status& status, TimePoint now);

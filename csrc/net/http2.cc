@@ -172,6 +172,11 @@ void Http2Connection::received_eof(TimePoint now) {
   impl_->received_eof();
 }
 
+void Http2Connection::announce_coding(std::uint32_t id, MessageCoding coding) {
+  Http2Stream* const stream = impl_->find(id);
+  if (stream && !stream->responded) stream->response_coding = coding;
+}
+
 void Http2Connection::send_message(std::uint32_t stream, Payload& body, MessageCoding coding,
                                    TimePoint now) {
   impl_->now = now;

@@ -114,6 +114,8 @@ class Http2Connection {
   // compressed if `coding` says so (then the call's first message announces grpc-encoding). Owners
   // are taken over; small or ownerless segments are copied. Unknown streams are ignored.
   void send_message(std::uint32_t stream, Payload& body, MessageCoding coding, TimePoint now);
+  // The call's messages may be compressed so, the first one or a later one: said before the first.
+  void announce_coding(std::uint32_t stream, MessageCoding coding);
   // Ends a call: trailers with grpc-status and grpc-message (percent-encoded, UTF-8). Without a
   // message before it, a trailers-only answer. `extra` are further trailers, lower-case names.
   void finish(std::uint32_t stream, const Status& status, TimePoint now,

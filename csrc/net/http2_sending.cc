@@ -75,7 +75,7 @@ void Http2Connection::Impl::send_message(std::uint32_t id, Payload& body, Messag
   Http2Stream* const stream = reading() ? find(id) : nullptr;
   if (!stream || stream->ended) return body.clear();
   const bool compressed = coding != MessageCoding::kIdentity;
-  if (!stream->responded) stream->response_coding = coding;
+  if (!stream->responded && compressed) stream->response_coding = coding;
   if (body.size() > 0xffff'ffff || (compressed && coding != stream->response_coding)) {
     body.clear();
     return fail_call(*stream, internal_error("an answer that gRPC cannot carry"));

@@ -156,10 +156,12 @@ class Engine:
         request_timeout_us: int = ...,
         inline_threshold_us: int = ...,
         busy_poll_us: int = ...,
+        grpc_compression_level: int = ...,
     ) -> None:
         """``body_bytes``: largest request body or gRPC message (and its inflated form). ``decoded_bytes``:
         tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.
         ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
+        ``grpc_compression_level``: zlib's, for gRPC clients that accept compressed answers; 0 = never.
         Raises CoreError FAILED_PRECONDITION if the ONNX Runtime library cannot be used. Heavy."""
     @property
     def completion_fd(self) -> int:

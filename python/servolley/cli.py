@@ -51,6 +51,12 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--host", help="address to listen on (0.0.0.0)")
     add("--port", "--http-port", type=int, help="TCP port (8000); 0 takes a free one and prints it")
     add("--grpc-port", type=int, metavar="PORT", help="a second TCP port, e.g. 8001 or 8500 (none)")
+    add(
+        "--grpc-compression",
+        "--grpc-infer-response-compression-level",
+        choices=("none", "low", "medium", "high"),
+        help="compress gRPC answers to clients that accept it (none)",
+    )
     add("--unix-socket", metavar="PATH", help="listen on a UNIX socket as well")
     add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
     add("--tls-cert", metavar="FILE", help="PEM certificate chain: every TCP port speaks TLS (none)")
@@ -97,6 +103,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "host": parsed.host,
             "port": parsed.port,
             "grpc_port": parsed.grpc_port,
+            "grpc_compression": parsed.grpc_compression,
             "unix_socket": parsed.unix_socket,
             "metrics_port": parsed.metrics_port,
             "reuse_port": parsed.reuse_port,

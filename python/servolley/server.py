@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_ZLIB_LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
+
 # For unloading after the connections have gone, where the drain has used its time up.
 _LEAST_CLOSE_S = 5.0
 
@@ -64,6 +66,7 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
         "queue_size": limits.queue_size,
         "inline_threshold_us": settings.engine.inline_threshold_us,
         "busy_poll_us": settings.engine.busy_poll_us,
+        "grpc_compression_level": _ZLIB_LEVELS[settings.http.grpc_compression],
     }
     try:
         return _core.Engine(

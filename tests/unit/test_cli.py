@@ -24,7 +24,7 @@ def test_defaults() -> None:
     read = settings("models")
     assert read.repository.path == "models"
     assert (read.http.host, read.http.port, read.http.metrics_port) == ("0.0.0.0", 8000, None)
-    assert read.http.grpc_port is None
+    assert (read.http.grpc_port, read.http.grpc_compression) == (None, "none")
     assert read.limits.max_body_size == 64 << 20
     assert (read.log.format, read.log.level) == ("text", "info")
 
@@ -35,6 +35,7 @@ def test_flags() -> None:
         *("--log-format", "json", "--log-level", "debug", "--max-body-size", "1GiB", "--pool-size", "2GB"),
         *("--drain-timeout", "2.5", "--exit-on-error", "--metrics-port", "8002", "--reuse-port"),
         *("--strict-readiness", "false", "--max-connections", "7", "--grpc-port", "8001"),
+        *("--grpc-compression", "low"),
         *("--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/ca"),
     )
     assert (read.repository.name, read.repository.exit_on_error, read.repository.strict_readiness) == (
@@ -44,7 +45,7 @@ def test_flags() -> None:
     )
     assert (read.http.host, read.http.port, read.http.unix_socket) == ("::1", 0, "/s")
     assert (read.http.metrics_port, read.http.reuse_port, read.http.max_connections) == (8002, True, 7)
-    assert read.http.grpc_port == 8001
+    assert (read.http.grpc_port, read.http.grpc_compression) == (8001, "low")
     assert (read.tls.cert, read.tls.key, read.tls.client_ca) == ("/c", "/k", "/ca")
     assert (read.limits.max_body_size, read.limits.pool_size) == (1 << 30, 2 * 10**9)
     assert read.limits.drain_timeout_s == 2.5

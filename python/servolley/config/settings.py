@@ -8,6 +8,7 @@ from msgspec import Meta
 from servolley.config.sizes import ByteSize
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
+CompressionLevel = Literal["none", "low", "medium", "high"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -38,6 +39,8 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host, port: the TCP address; port 0 = any free one, printed at start. Like every port it speaks HTTP/1.1
         and gRPC, whichever the client begins with.
     grpc_port: a second TCP port, for clients and firewalls that expect gRPC on one of its own.
+    grpc_compression: how hard to compress gRPC answers of 1 KiB and more to clients that accept it (gzip
+        before deflate). It costs the loop more than it saves on a fast network.
     unix_socket: a UNIX socket path to listen on as well.
     metrics_port: a second TCP port with nothing but /metrics on it.
     reuse_port: let several servers share the port (SO_REUSEPORT).
@@ -48,6 +51,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: Annotated[str, Meta(min_length=1)] = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable
     port: Port = 8000
     grpc_port: Port | None = None
+    grpc_compression: CompressionLevel = "none"
     unix_socket: Annotated[str, Meta(min_length=1)] | None = None
     metrics_port: Port | None = None
     reuse_port: bool = False

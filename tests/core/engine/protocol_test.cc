@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "harness.h"
+#include "wired.h"
 
 namespace servolley::engine {
 namespace {
@@ -9,42 +9,6 @@ constexpr std::string_view kGet = "GET /v2 HTTP/1.1\r\nHost: test\r\n\r\n";
 constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 // A client's empty SETTINGS.
 constexpr std::string_view kSettings("\0\0\0\4\0\0\0\0\0", 9);
-
-// A connection without a descriptor: whatever it says comes out of take_output().
-class Wired {
- public:
-  explicit Wired(Engine& engine, std::string_view alpn = {})
-      : connection_(std::make_shared<Connection>(engine)) {
-    connection_->opened(-1, alpn);
-  }
-  ~Wired() { connection_->closed(); }
-  Wired(const Wired&) = delete;
-  Wired& operator=(const Wired&) = delete;
-
-  std::uint32_t send(std::string_view bytes) {
-    const auto space = connection_->receive_space();
-    REQUIRE(space.size() >= bytes.size());
-    std::memcpy(space.data(), bytes.data(), bytes.size());
-    return connection_->received(bytes.size());
-  }
-  // Everything that is to be sent now.
-  std::string take() {
-    std::string bytes;
-    while (connection_->attend() & kOutput) {
-      Payload output;
-      connection_->take_output(output);
-      for (const Segment& segment : output.segments()) {
-        bytes.append(reinterpret_cast<const char*>(segment.data), segment.size);
-      }
-      connection_->writable();
-    }
-    return bytes;
-  }
-  Connection& connection() { return *connection_; }
-
- private:
-  std::shared_ptr<Connection> connection_;
-};
 
 TEST_CASE("without a descriptor every answer goes through the transport") {
   Engine engine({});

@@ -240,6 +240,35 @@ TEST_CASE("http2: codings are handed through both ways") {
   }
 }
 
+TEST_CASE("http2: a coding that is announced before it is used") {
+  Link link;
+  link.server.call_hook = [&](std::uint32_t stream) {
+    link.connection->announce_coding(stream, MessageCoding::kGzip);
+    return Status();
+  };
+  link.server.message_hook = [&](std::uint32_t stream, GrpcMessage& message) {
+    const std::string text = text_of(message.bytes);
+    link.send(stream, text, text == "plain" ? MessageCoding::kIdentity : MessageCoding::kGzip);
+    // Too late, and without effect.
+    link.connection->announce_coding(stream, MessageCoding::kDeflate);
+  };
+  link.server.half_close_hook = [&](std::uint32_t stream) { link.finish(stream); };
+  const std::int32_t id = link.open(Client::head("/s/m"));
+  link.say(id, "plain");
+  link.say(id, "squeezed");
+  link.half_close(id);
+  link.run();
+  CHECK(field_of(link.calls.at(id).headers, "grpc-encoding") == "gzip");
+  CHECK(link.calls.at(id).body == with_prefix("plain") + with_prefix("squeezed", true));
+  CHECK(link.calls.at(id).status() == "0");
+  // Of a call that ends without a message nothing is said.
+  const std::int32_t none = link.open(Client::head("/s/m"));
+  link.half_close(none);
+  link.run();
+  CHECK(link.calls.at(none).headers_only);
+  CHECK(field_of(link.calls.at(none).headers, "grpc-encoding").empty());
+}
+
 TEST_CASE("http2: what is not gRPC gets the HTTP status") {
   Link link;
   const auto status_of = [&](const Fields& fields) {
