@@ -105,7 +105,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
 
 def test_the_server_imports_nothing_heavy() -> None:
     """Memory and start-up time: no numpy, no onnxruntime package, no metrics before a scrape, no protobuf
-    before a gRPC call."""
+    before a gRPC call, no TLS unless it is asked for (asyncio itself has imported ssl)."""
     program = (
         "import sys, importlib\n"
         f"sys.path[:0] = {sys.path!r}\n"
@@ -124,6 +124,10 @@ def test_the_server_imports_nothing_heavy() -> None:
         "prometheus_client",
         "google.protobuf",
         "servolley.front.grpc.messages",
+        "servolley.front.handshakes",
+        "servolley.front.tls",
+        "servolley.front.tls_context",
+        "servolley.front.tls_door",
         "http.server",
         "importlib.metadata",
     }
