@@ -94,7 +94,8 @@ struct Answer {
 // The client's end of a connection to the engine.
 class Client {
  public:
-  explicit Client(Engine& engine) : connection_(std::make_shared<Connection>(engine)) {
+  explicit Client(Engine& engine, bool control_only = false)
+      : connection_(std::make_shared<Connection>(engine, control_only)) {
     REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends_) == 0);
     connection_->opened(ends_[0]);
   }
