@@ -216,6 +216,8 @@ class Server:
             _log.warning("not ready: a model has no available version", extra={"fields": fields})
         # The first scrape shall not stop the loop for an import, nor the start wait for it.
         importlib.import_module("servolley.observe.metrics")
+        if self._settings.http.grpc_port is not None:
+            await self._grpc.prepare()
         # What exists now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -447,6 +447,21 @@ def test_a_port_of_its_own_and_both_protocols_on_each(serve: ServerFactory, tmp_
         assert http.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_port_of_its_own_prepares_the_services(serve: ServerFactory) -> None:
+    """The first control call need not wait for protobuf; without such a port it does not take memory."""
+
+    def loaded(server: Server) -> bool:
+        return "_upb" in Path(f"/proc/{server.pid}/maps").read_text()
+
+    announced = serve({"tiny": models.tiny()}, "--grpc-port", "0")
+    wait_until(lambda: loaded(announced), TIMEOUT_S, "protobuf is there before any call")
+    silent = serve({"tiny": models.tiny()})
+    assert not loaded(silent)
+    with channel_to(silent.url) as channel:
+        assert raw_call(channel, "/inference.GRPCInferenceService/ServerLive", b"") == b"\x08\x01"
+    assert loaded(silent)
+
+
 def test_the_metrics_port_has_no_services(serve: ServerFactory) -> None:
     server = serve({"tiny": models.tiny()}, "--metrics-port", "0")
     line = next(line for line in server.log.splitlines() if "metrics on http://" in line)

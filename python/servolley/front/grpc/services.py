@@ -1,7 +1,8 @@
-"""The gRPC services of a port. Nothing of protobuf is imported before the first call: a server that nobody
-asks over gRPC is smaller by it and starts sooner."""
+"""The gRPC services of a port. Nothing of protobuf is imported before the first call, unless a port of their
+own announces calls: a server that nobody asks over gRPC is smaller by it and starts sooner."""
 
 import asyncio
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ class GrpcServices:
         if self._methods is None:
             self._methods = self._build()
         return self._methods.get(target)
+
+    async def prepare(self) -> None:
+        """Spares the first call what ``find`` would do for it; meanwhile the loop has its turns."""
+        await asyncio.to_thread(_import_everything)
+        self.find("")
 
     def tell_watchers(self) -> None:
         """At once, without waiting for the next look at the state: the server is going."""
@@ -48,6 +54,11 @@ class GrpcServices:
             **self._health.methods(messages),
             **reflection.Reflection(served).methods(messages),
         }
+
+
+def _import_everything() -> None:
+    for name in ("health", "messages", "oip_service", "reflection", "tfs_service"):
+        importlib.import_module(f"servolley.front.grpc.{name}")
 
 
 def no_services(_: str) -> "Method | None":
