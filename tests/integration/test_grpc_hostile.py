@@ -32,7 +32,8 @@ from integration.tensors import sample
 
 pytestmark = pytest.mark.usefixtures("hostile_conditions")
 
-OK, INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 5, 8, 12, 13
+OK, INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED = 0, 3, 5, 8
+UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -312,6 +313,27 @@ def test_millions_of_tiny_strings(server: Server, channel: grpc.Channel) -> None
         return server.vitals().resident_bytes - before < MEMORY_TOLERANCE_BYTES
 
     wait_until(given_back, 30, "memory back")
+
+
+def test_typed_contents_that_grow(server: Server, channel: grpc.Channel) -> None:
+    """A byte on the wire is eight of the tensor (case 16): there is one cap on what a request decodes to."""
+    count = 60_000_000
+    shape = varint(1) + varint(count)
+    tensor = field(1, b"INPUT0") + field(2, b"INT64") + field(3, shape) + field(5, field(3, b"\1" * count))
+    before = server.vitals().resident_bytes
+    status, _ = asked(channel, MODEL_INFER, field(1, b"identity_int64") + field(5, tensor))
+    assert status == RESOURCE_EXHAUSTED
+    assert server.vitals().resident_bytes - before < 256 << 20
+
+
+@pytest.mark.parametrize("shape", [[10**11], [2**31, 2**31], [2**62, 2]], ids=str)
+def test_an_answer_of_the_clients_size(channel: grpc.Channel, shape: list[int]) -> None:
+    """The model allocates what the input's numbers say (cases 44 and 46)."""
+    request = infer_request("expand", {"INPUT0": ("INT64", np.array(shape, np.int64))})
+    status, text = asked(channel, MODEL_INFER, request.SerializeToString())
+    assert status in {INVALID_ARGUMENT, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE}, (CODES[status], text)
+    small = infer_request("expand", {"INPUT0": ("INT64", np.array([2, 3], np.int64))})
+    assert asked(channel, MODEL_INFER, small.SerializeToString())[0] == OK
 
 
 # --- protobuf that is none (case 39)
