@@ -15,7 +15,7 @@ MEMORY_TOLERANCE_BYTES = 32 << 20
 SETTLE_TIMEOUT_S = 30.0
 
 #: What must never be told to a client: places on this machine, addresses, stack traces.
-INTERNAL = re.compile(
+INTERNALS = re.compile(
     r"(/home/|/root/|/tmp/|/usr/|/opt/|/build/|\.cc\b|\.py\b|\.h:\d|0x[0-9a-f]{6,}|Traceback|site-packages)"
 )
 
@@ -24,7 +24,7 @@ def assert_tells_nothing(answer: Answer) -> None:
     """An error answer is JSON with an ``error`` text that gives nothing internal away."""
     if answer.status >= 400:
         text = answer.error
-        assert not INTERNAL.search(text), text
+        assert not INTERNALS.search(text), text
         assert len(text) < 4096, f"{len(text)} bytes of error text"
 
 
