@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 from benchmarks import models
+from benchmarks.grpc_load import GrpcRequest, model_infer, predict
 from benchmarks.load import Request
 
 import models as test_models
@@ -41,15 +42,22 @@ class Case:
     answer_shape: of the one output, for a look at the first answer.
     json_keys: where a JSON tensor lies in the request's text, for those who parse it with orjson.
     both_cores: server and load share them all.
+    connections: how many, one after the other.
     """
 
     name: str
     title: str
     model: str
-    request: Request
+    request: Request | GrpcRequest
     answer_shape: tuple[int, ...]
     json_keys: tuple[str | int, ...] = ()
     both_cores: bool = False
+    connections: tuple[int, ...] = CONNECTIONS
+
+    @property
+    def body(self) -> bytes:
+        """What is sent, without what the protocol puts around it."""
+        return self.request.message if isinstance(self.request, GrpcRequest) else self.request.body
 
     def check(self, answer: bytes) -> None:
         """Raises RuntimeError unless the answer carries a tensor of the expected size."""
@@ -103,8 +111,8 @@ def _v2_json(model: str, values: Floats, floats: str) -> Request:
 def cases() -> list[Case]:
     """Every case, in the order of the table."""
     row, image = _rows(1, 16), _rows(1, models.IMAGE_VALUES)
-    predict = json.dumps({"instances": row.tolist()}).encode()
-    tfs_tiny = Request("/v1/models/tiny:predict", predict, {"Content-Type": "application/json"})
+    instances = json.dumps({"instances": row.tolist()}).encode()
+    tfs_tiny = Request("/v1/models/tiny:predict", instances, {"Content-Type": "application/json"})
     nested = {"instances": image.reshape(1, 224, 224, 3)}
     tfs_nested = _json("/v1/models/image_mean_nested:predict", nested, "long")
     resnet_request = _binary("resnet50", _rows(1, 3, 224, 224), volleys=True)
@@ -150,6 +158,23 @@ def cases() -> list[Case]:
             "150,528 floats out, V2 JSON (binary in)",
             "identity_large",
             _binary("identity_large", image, binary_answer=False, volleys=True),
+            image.shape,
+        ),
+        Case("grpc", "tiny, gRPC ModelInfer", "tiny", model_infer("tiny", row), (1, 16)),
+        Case(
+            "grpc_channel",
+            "tiny, gRPC ModelInfer, 64 streams each",
+            "tiny",
+            model_infer("tiny", row, streams=64),
+            (1, 16),
+            connections=(1,),
+        ),
+        Case("grpc_predict", "tiny, gRPC Predict", "tiny", predict("tiny", row), (1, 16)),
+        Case(
+            "grpc_identity",
+            "602 KB in and out, gRPC ModelInfer",
+            "identity_large",
+            model_infer("identity_large", image),
             image.shape,
         ),
         Case("resnet50", "resnet50, V2 binary", "resnet50", resnet_request, (1, 1000), both_cores=True),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.servers import cpu_seconds, machine_busy_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from benchmarks.servers import Server
 
@@ -100,9 +100,44 @@ def measure(
     command += ["--", "POST", str(headers), str(body), stamps]
 
     clock = _CpuClock(server.pid)
-    began, busy, used = time.monotonic(), machine_busy_seconds(), _own_cpu()
     if request.volleys:
         clock.start()
+    done = run_load(server, command, seconds, cores)
+    cpu = done.cpu_s
+    if request.volleys:
+        clock.stop()
+
+    marker = done.output.rfind("RESULT {")
+    if marker < 0:
+        raise RuntimeError(f"wrk failed: {done.output[-500:]}")
+    result = json.loads(done.output[marker + len("RESULT ") :])
+    if result["failed"] or not result["requests"]:
+        raise RuntimeError(f"{server.name} {request.path}: {result['failed']} of {result['requests']} failed")
+    requests, window = int(result["requests"]), float(result["seconds"])
+    load_cpu_us = done.load_cpu_s / requests * 1e6
+    volleys = _window(result["arrivals"], window) if request.volleys else None
+    if volleys is not None:
+        requests, first, last = volleys
+        window, cpu = last - first, clock.at(last) - clock.at(first)
+    return Sample(
+        requests, window, cpu / requests * 1e6, load_cpu_us, result["p50_us"], result["p99_us"], done.others
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRun:
+    """A finished load generator: what it printed, processor seconds of server and generator, and the part of
+    the machine that belonged to neither."""
+
+    output: str
+    cpu_s: float
+    load_cpu_s: float
+    others: float
+
+
+def run_load(server: Server, command: Sequence[str], seconds: int, cores: Collection[int]) -> LoadRun:
+    """Runs a load generator on its cores. Raises RuntimeError if it fails."""
+    began, busy, used = time.monotonic(), machine_busy_seconds(), _own_cpu()
     cpu_before, load_before = cpu_seconds(server.pid), _children_cpu()
     done = subprocess.run(
         command,
@@ -113,27 +148,12 @@ def measure(
         preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
     cpu, load_cpu = cpu_seconds(server.pid) - cpu_before, _children_cpu() - load_before
-    if request.volleys:
-        clock.stop()
     ours = cpu + load_cpu + _own_cpu() - used
     elapsed = time.monotonic() - began
     others = max(0.0, machine_busy_seconds() - busy - ours) / elapsed / (os.cpu_count() or 1)
-
-    marker = done.stdout.rfind("RESULT {")
-    if done.returncode != 0 or marker < 0:
-        raise RuntimeError(f"wrk failed: {done.stdout[-500:]}{done.stderr[-500:]}")
-    result = json.loads(done.stdout[marker + len("RESULT ") :])
-    if result["failed"] or not result["requests"]:
-        raise RuntimeError(f"{server.name} {request.path}: {result['failed']} of {result['requests']} failed")
-    requests, window = int(result["requests"]), float(result["seconds"])
-    load_cpu_us = load_cpu / requests * 1e6
-    volleys = _window(result["arrivals"], window) if request.volleys else None
-    if volleys is not None:
-        requests, first, last = volleys
-        window, cpu = last - first, clock.at(last) - clock.at(first)
-    return Sample(
-        requests, window, cpu / requests * 1e6, load_cpu_us, result["p50_us"], result["p99_us"], others
-    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return LoadRun(done.stdout, cpu, load_cpu, others)
 
 
 def _window(arrivals: list[float], run_s: float) -> tuple[int, float, float] | None:

@@ -76,7 +76,7 @@ def _served(results: Results, cases: Sequence[Case]) -> Table:
                 cells = (_spread(cpu), _spread(rate), f"{p50.median:,.0f}", f"{p99.median:,.0f}")
                 rows.append([title, str(connections), *cells])
     columns = ("served", "connections", "server CPU us/request", "requests/s", "p50 us", "p99 us")
-    return Table("Served over HTTP", columns, rows)
+    return Table("Served", columns, rows)
 
 
 def _in_process(results: Results) -> Table:

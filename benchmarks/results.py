@@ -122,6 +122,7 @@ def limits(results: Results) -> list[Limit]:
         return a - b
 
     tiny = cpu("servolley", "tiny", 64)
+    grpc, channel = cpu("servolley", "grpc", 64), cpu("servolley", "grpc_channel", 1)
     found = [
         Limit(
             "tiny, 64 connections: server CPU per request against nginx's constant answer",
@@ -162,6 +163,40 @@ def limits(results: Results) -> list[Limit]:
                 ),
                 1.5,
                 "x",
+            )
+            for connections in (1, 8, 64)
+        ),
+        Limit(
+            "gRPC ModelInfer on tiny, 64 connections: server CPU per request",
+            statistics.median(grpc) if grpc else None,
+            11,
+            "us",
+        ),
+        Limit(
+            "gRPC ModelInfer on tiny, one connection of 64 streams: server CPU per request",
+            statistics.median(channel) if channel else None,
+            2.5,
+            "us",
+        ),
+        Limit(
+            "gRPC ModelInfer on tiny, 1 connection: p50 above HTTP's",
+            _paired(p50("servolley", "grpc", 1), p50("servolley", "tiny", 1), difference),
+            10,
+            "us",
+        ),
+        Limit(
+            "gRPC Predict on tiny, 64 connections: server CPU per request against ModelInfer's",
+            _paired(cpu("servolley", "grpc_predict", 64), grpc, ratio),
+            1.25,
+            "x",
+        ),
+        *(
+            Limit(
+                f"602 KB identity over gRPC, {connections} connections: MB/s against HTTP's",
+                _paired(rate("grpc_identity", connections), rate("identity", connections), ratio),
+                0.8,
+                "x",
+                at_least=True,
             )
             for connections in (1, 8, 64)
         ),

@@ -26,7 +26,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 from benchmarks import servers, yardsticks  # noqa: E402
-from benchmarks.cases import CONNECTIONS, Case, cases, save_models  # noqa: E402
+from benchmarks.cases import Case, cases, save_models  # noqa: E402
+from benchmarks.grpc_load import GrpcRequest, measure_grpc  # noqa: E402
 from benchmarks.load import Sample, measure  # noqa: E402
 from benchmarks.report import render  # noqa: E402
 from benchmarks.results import Results, limits  # noqa: E402
@@ -76,6 +77,7 @@ class Bench:
         self._models = save_models(folder / "models", ["tiny", *(case.model for case in chosen)])
         self._best_image_run = (1, *_BOTH_CORES[0])
         self._images_per_second = 1.0
+        self._answer_bytes: dict[str, int] = {}
 
     def run(self) -> None:
         self._starts()
@@ -104,6 +106,7 @@ class Bench:
         ours = stack.enter_context(servers.servolley(repository, folder, cores))
         answer = case.request.send(ours)
         case.check(answer)
+        self._answer_bytes[case.name] = len(answer)
         subjects = [ours]
         match _BESIDE.get(case.name):
             case "nginx":
@@ -115,10 +118,17 @@ class Bench:
     def _warm_up(self, case: Case, server: servers.Server) -> None:
         """As many connections as will ever come, so that memory has been touched and "auto" has settled."""
         _say(f"{case.name}: warming up {server.name}")
-        connections, seconds = CONNECTIONS[-1], 1
+        connections, seconds = max(case.connections), 1
         if case.both_cores:
             seconds = math.ceil(1.5 * connections / self._images_per_second)
-        measure(server, case.request, connections, seconds, self._folder, self._load_cores(case))
+        self._measure(case, server, connections, seconds)
+
+    def _measure(self, case: Case, server: servers.Server, connections: int, seconds: int) -> Sample:
+        cores = self._load_cores(case)
+        if isinstance(case.request, GrpcRequest):
+            size = self._answer_bytes[case.name]
+            return measure_grpc(server, case.request, connections, seconds, self._folder, cores, size)
+        return measure(server, case.request, connections, seconds, self._folder, cores)
 
     def _load_cores(self, case: Case) -> frozenset[int]:
         return self._cores.both if case.both_cores else self._cores.load
@@ -126,19 +136,17 @@ class Bench:
     # ---- one round
 
     def _round(self, case: Case, subjects: Sequence[servers.Server], turn: int) -> None:
-        for connections in CONNECTIONS:
+        for connections in case.connections:
             seconds = self._volley_seconds(connections) if case.both_cores else self._pace.seconds
             for server in subjects if turn % 2 == 0 else reversed(subjects):
                 self._wait_for_quiet()
-                sample = measure(
-                    server, case.request, connections, seconds, self._folder, self._load_cores(case)
-                )
+                sample = self._measure(case, server, connections, seconds)
                 self.results.add(server.name, case.name, connections, sample)
                 if case.both_cores:
                     self._ceiling(case, connections, sample)
         if case.json_keys:
             text = self._folder / "text.json"
-            text.write_bytes(case.request.body)
+            text.write_bytes(case.body)
             cost = yardsticks.orjson_and_numpy_us(
                 text, case.json_keys, self._pace.in_process_s, self._cores.server
             )
