@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 from benchmarks import models
-from benchmarks.grpc_load import GrpcRequest, model_infer, predict
+from benchmarks.h2load import GrpcRequest, model_infer, predict
 from benchmarks.load import Request
 
 import models as test_models
@@ -43,6 +43,7 @@ class Case:
     json_keys: where a JSON tensor lies in the request's text, for those who parse it with orjson.
     both_cores: server and load share them all.
     connections: how many, one after the other.
+    h2load: sends it, not wrk, so that gRPC's client and HTTP's are the same.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case:
     json_keys: tuple[str | int, ...] = ()
     both_cores: bool = False
     connections: tuple[int, ...] = CONNECTIONS
+    h2load: bool = False
 
     @property
     def body(self) -> bytes:
@@ -170,6 +172,14 @@ def cases() -> list[Case]:
             connections=(1,),
         ),
         Case("grpc_predict", "tiny, gRPC Predict", "tiny", predict("tiny", row), (1, 16)),
+        Case(
+            "identity_h2load",
+            "602 KB in and out, V2 binary, by h2load",
+            "identity_large",
+            _binary("identity_large", image),
+            image.shape,
+            h2load=True,
+        ),
         Case(
             "grpc_identity",
             "602 KB in and out, gRPC ModelInfer",

@@ -193,7 +193,7 @@ def limits(results: Results) -> list[Limit]:
         *(
             Limit(
                 f"602 KB identity over gRPC, {connections} connections: MB/s against HTTP's",
-                _paired(rate("grpc_identity", connections), rate("identity", connections), ratio),
+                _paired(rate("grpc_identity", connections), rate("identity_h2load", connections), ratio),
                 0.8,
                 "x",
                 at_least=True,

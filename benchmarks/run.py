@@ -27,7 +27,7 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 from benchmarks import servers, yardsticks  # noqa: E402
 from benchmarks.cases import Case, cases, save_models  # noqa: E402
-from benchmarks.grpc_load import GrpcRequest, measure_grpc  # noqa: E402
+from benchmarks.h2load import GrpcRequest, measure_h2load  # noqa: E402
 from benchmarks.load import Sample, measure  # noqa: E402
 from benchmarks.report import render  # noqa: E402
 from benchmarks.results import Results, limits  # noqa: E402
@@ -125,9 +125,9 @@ class Bench:
 
     def _measure(self, case: Case, server: servers.Server, connections: int, seconds: int) -> Sample:
         cores = self._load_cores(case)
-        if isinstance(case.request, GrpcRequest):
+        if case.h2load or isinstance(case.request, GrpcRequest):
             size = self._answer_bytes[case.name]
-            return measure_grpc(server, case.request, connections, seconds, self._folder, cores, size)
+            return measure_h2load(server, case.request, connections, seconds, self._folder, cores, size)
         return measure(server, case.request, connections, seconds, self._folder, cores)
 
     def _load_cores(self, case: Case) -> frozenset[int]:

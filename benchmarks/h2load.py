@@ -1,4 +1,4 @@
-"""One prepared gRPC message, sent by h2load from its own core; what it cost the server."""
+"""What h2load sends from its own core, mostly one prepared gRPC message; what it cost the server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
+    from benchmarks.load import Request
     from benchmarks.servers import Server
 
     Floats = npt.NDArray[np.float32]
@@ -65,9 +66,9 @@ def predict(model: str, values: Floats) -> GrpcRequest:
     return GrpcRequest("/tensorflow.serving.PredictionService/Predict", request.SerializeToString())
 
 
-def measure_grpc(
+def measure_h2load(
     server: Server,
-    request: GrpcRequest,
+    request: GrpcRequest | Request,
     connections: int,
     seconds: int,
     folder: Path,
@@ -76,30 +77,28 @@ def measure_grpc(
 ) -> Sample:
     """Runs h2load for whole `seconds`. Raises RuntimeError unless every answer has its `answer_bytes`."""
     body, log = folder / "request.message", folder / "h2load.log"
-    body.write_bytes(b"\0" + struct.pack(">I", len(request.message)) + request.message)
     log.unlink(missing_ok=True)
-    command = [
-        "h2load",
-        "--threads=1",
-        f"--clients={connections}",
-        f"--max-concurrent-streams={request.streams}",
-    ]
-    command += [f"--duration={seconds}", f"--data={body}", f"--log-file={log}"]
-    command += [
-        "--header=content-type: application/grpc",
-        "--header=te: trailers",
-        server.url + request.method,
-    ]
-    done = run_load(server, command, seconds, cores)
+    command = ["h2load", "--threads=1", f"--clients={connections}", f"--duration={seconds}"]
+    command += [f"--data={body}", f"--log-file={log}"]
+    if isinstance(request, GrpcRequest):
+        body.write_bytes(b"\0" + struct.pack(">I", len(request.message)) + request.message)
+        headers = {"content-type": "application/grpc", "te": "trailers"}
+        command.append(f"--max-concurrent-streams={request.streams}")
+        path = request.method
+    else:
+        body.write_bytes(request.body)
+        headers, path = request.headers, request.path
+        command.append("--h1")
+    command += [f"--header={name}: {value}" for name, value in headers.items()]
+    done = run_load(server, [*command, server.url + path], seconds, cores)
     rate, counts, data = (pattern.search(done.output) for pattern in (_RATE, _REQUESTS, _DATA))
     if not rate or not counts or not data:
         raise RuntimeError(f"h2load failed: {done.output[-500:]}")
     requests, *bad = map(int, counts.groups())
-    # Errors come without a message, so the data say whether there were any.
+    # gRPC's errors come without a message, so the data say whether there were any.
     if not requests or any(bad) or int(data[1]) < requests * answer_bytes:
-        raise RuntimeError(f"{server.name} {request.method}: failures: {done.output[-500:]}")
-    times = np.loadtxt(log, usecols=2, ndmin=1)
-    p50, p99 = np.percentile(times, (50, 99))
+        raise RuntimeError(f"{server.name} {path}: failures: {done.output[-500:]}")
+    p50, p99 = np.percentile(np.loadtxt(log, usecols=2, ndmin=1), (50, 99))
     per_request = 1e6 / requests
     return Sample(
         requests,
