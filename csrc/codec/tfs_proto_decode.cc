@@ -110,7 +110,8 @@ class Decoder {
   Status input(Reader entry, Unexpected& unexpected) {
     std::string_view alias;
     // Also without a value the input is there, as an empty TensorProto.
-    std::string_view tensor(entry.data().data(), 0);
+    const auto own = entry.data();
+    std::string_view tensor = std::string_view(own.data(), own.size()).substr(0, 0);
     while (entry.next()) {
       switch (entry.tag_and_type()) {
         case proto::bytes_field(1):

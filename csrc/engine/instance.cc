@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "engine/servable.h"
 
 namespace servolley::engine {
@@ -29,7 +31,7 @@ void Servable::instance_main(BatchRunner& runner) {
     }
     refuse_expired(expired, context_.completions);
     if (batch->items.empty()) continue;
-    runner.run(std::move(batch), context_.completions);
+    runner.run(std::exchange(batch, nullptr), context_.completions);
     observe_run(runner.last_run());
   }
 }
