@@ -16,6 +16,60 @@ py::object get_buffer(BoundConnection& connection, py::ssize_t /*sizehint*/) {
   return py::memoryview::from_memory(space.data(), static_cast<py::ssize_t>(space.size()));
 }
 
+// The two calls of every read, as plain functions of one argument: pybind11's dispatch, which looks
+// for overloads and converts, costs more than a small read's bookkeeping.
+struct ReadCalls {
+  py::object self;  // keeps the connection and its engine alive
+  BoundConnection* connection;
+};
+
+constexpr const char* kReadCalls = "servolley._core.ReadCalls";
+
+template <class Call>
+PyObject* call_read(PyObject* capsule, Call call) {
+  auto* const calls = static_cast<ReadCalls*>(PyCapsule_GetPointer(capsule, kReadCalls));
+  if (!calls) return nullptr;
+  try {
+    return call(*calls->connection);
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject* read_get_buffer(PyObject* capsule, PyObject* /*sizehint*/) {
+  return call_read(capsule, [](BoundConnection& c) { return get_buffer(c, 0).release().ptr(); });
+}
+
+PyObject* read_received(PyObject* capsule, PyObject* nbytes) {
+  return call_read(capsule, [&](BoundConnection& c) -> PyObject* {
+    const std::size_t bytes = PyLong_AsSize_t(nbytes);
+    if (bytes == static_cast<std::size_t>(-1) && PyErr_Occurred()) return nullptr;
+    return PyLong_FromUnsignedLong(c.received(bytes));
+  });
+}
+
+PyMethodDef get_buffer_method{"get_buffer", read_get_buffer, METH_O, nullptr};
+PyMethodDef received_method{"received", read_received, METH_O, nullptr};
+
+py::tuple read_calls(const py::object& self) {
+  auto calls = std::make_unique<ReadCalls>(ReadCalls{self, &self.cast<BoundConnection&>()});
+  const auto capsule =
+      py::reinterpret_steal<py::object>(PyCapsule_New(calls.get(), kReadCalls, [](PyObject* dying) {
+        delete static_cast<ReadCalls*>(PyCapsule_GetPointer(dying, kReadCalls));
+      }));
+  if (!capsule) throw py::error_already_set();
+  calls.release();
+  const auto bind = [&](PyMethodDef& method) {
+    auto* const function = PyCFunction_New(&method, capsule.ptr());
+    if (!function) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(function);
+  };
+  return py::make_tuple(bind(get_buffer_method), bind(received_method));
+}
+
 // A piece of output on its way to the transport: keeps the bytes, and the pool behind them, alive
 // for as long as the transport looks at it.
 struct OutputPiece {
@@ -103,8 +157,7 @@ void bind_connection(py::module_& module) {
            py::arg("engine"), py::arg("control_only") = false, py::keep_alive<1, 2>())
       .def("opened", &BoundConnection::opened, py::arg("fd"), py::arg("alpn") = "")
       .def("closed", &BoundConnection::closed)
-      .def("get_buffer", &get_buffer, py::arg("sizehint"))
-      .def("received", &BoundConnection::received, py::arg("nbytes"))
+      .def("read_calls", &read_calls)
       .def("eof_received", &BoundConnection::eof_received)
       .def("take_calls", &BoundConnection::take_calls)
       .def("take_output", &take_output)

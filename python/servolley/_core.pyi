@@ -2,6 +2,7 @@
 it from a worker thread when it may take long); each docstring says which. Nothing here is thread-safe unless
 it says so: the loop thread owns the engine, its connections and its routes."""
 
+from collections.abc import Callable
 from typing import Final, Literal, TypedDict, type_check_only
 
 __version__: Final[str]
@@ -249,10 +250,10 @@ class Connection:
         """``control_only``: no call is hot; every one comes out of take_calls()."""
     def opened(self, fd: int, alpn: str = "") -> None:
         """``alpn``: what the TLS handshake agreed on; empty: the first bytes say which protocol it is."""
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Quick: where the kernel puts the next bytes (asyncio.BufferedProtocol.get_buffer)."""
-    def received(self, nbytes: int) -> int:
-        """Quick: takes ``nbytes`` of the buffer in; returns the bits above."""
+    def read_calls(self) -> tuple[Callable[[int], memoryview], Callable[[int], int]]:
+        """The two quick calls of every read. get_buffer(sizehint): where the kernel puts the next bytes
+        (asyncio.BufferedProtocol.get_buffer). received(nbytes): takes so many of them in; returns the bits
+        above."""
     def eof_received(self) -> int: ...
     def take_calls(self) -> list[ControlCall]: ...
     def take_output(self) -> list[bytes]:

@@ -4,6 +4,7 @@ tests say which flags and calls come out of a read."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,6 +209,9 @@ class Connection:
 
     def received(self, nbytes: int) -> int:
         return self._next("received")
+
+    def read_calls(self) -> tuple[Callable[[int], memoryview], Callable[[int], int]]:
+        return self.get_buffer, self.received
 
     def eof_received(self) -> int:
         return self._next("eof_received")

@@ -62,8 +62,7 @@ class HttpProtocol(asyncio.BaseProtocol):
         core = Connection(driver.engine, control_only)
         core.owner = self
         self._core: Connection | None = core
-        self._received = core.received
-        self.get_buffer = core.get_buffer
+        self.get_buffer, self._received = core.read_calls()
         self._driver = driver
         self._router = router
         self._find_method = find_method
