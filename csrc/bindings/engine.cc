@@ -76,6 +76,30 @@ std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int
   return servable;
 }
 
+std::shared_ptr<Servable> reconfigure(PyEngine& self, const Servable& servable,
+                                      const py::dict& options) {
+  LoadOptions read = read_load_options(options);
+  Status status;
+  std::shared_ptr<Servable> out;
+  {
+    const py::gil_scoped_release release;
+    auto runner = servable.runner();
+    if (runner) {
+      auto made = self.engine->create_servable(servable.name(), servable.version(),
+                                               std::move(runner), read.servable);
+      if (made) {
+        out = std::move(*made);
+      } else {
+        status = made.error();
+      }
+    } else {
+      status = Status(Code::kFailedPrecondition, "the servable is closed");
+    }
+  }
+  raise_if_error(status);
+  return out;
+}
+
 void set_routes(PyEngine& self, const std::string& model,
                 const std::map<std::int64_t, std::shared_ptr<Servable>>& versions,
                 std::optional<std::int64_t> default_version,
@@ -172,6 +196,8 @@ void bind_engine(py::module_& module) {
            py::arg("busy_poll_us") = defaults.busy_poll_us,
            py::arg("grpc_compression_level") = defaults.grpc_compression_level)
       .def("load", &load, py::arg("name"), py::arg("version"), py::arg("path"), py::arg("options"),
+           py::keep_alive<0, 1>())
+      .def("reconfigure", &reconfigure, py::arg("servable"), py::arg("options"),
            py::keep_alive<0, 1>())
       .def("tick", [](PyEngine& self) { return heavy(self, [](Engine& e) { e.tick(); }); })
       .def("drain",

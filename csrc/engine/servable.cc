@@ -220,12 +220,20 @@ void Servable::refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink) 
 }
 
 void Servable::run_inline(BatchSink& sink) {
+  // The last answer goes out from within: close() must not take anything away before this returns.
+  in_flight_.fetch_add(1, std::memory_order_relaxed);
+  run_waiting(sink);
+  answered();
+}
+
+void Servable::run_waiting(BatchSink& sink) {
   for (;;) {
     if (!loop_batch_) loop_batch_ = context_.batches.acquire();
     if (!loop_expired_) loop_expired_ = context_.batches.acquire();
     loop_batch_->taken = Clock::now();
     {
       const std::lock_guard lock(mutex_);
+      if (stopping_) return;  // what waited was cancelled, and the model is gone
       queue_.take(loop_batch_->taken, loop_batch_->items, loop_expired_->items, kInlineBatchBytes);
     }
     refuse_expired(loop_expired_, sink);
@@ -310,7 +318,14 @@ void Servable::close() {
   threads_.clear();  // joins
   instance_runners_.clear();
   loop_runner_.reset();
-  runner_.reset();
+  std::shared_ptr<Runner> last;  // freed outside the lock
+  const std::lock_guard lock(mutex_);
+  last.swap(runner_);
+}
+
+std::shared_ptr<Runner> Servable::runner() const {
+  const std::lock_guard lock(mutex_);
+  return runner_;
 }
 
 }  // namespace servolley::engine

@@ -72,6 +72,8 @@ class Servable {
   int instances() const { return instances_; }
   bool runs_inline() const { return inline_.load(std::memory_order_relaxed); }
   Duration load_time() const { return load_time_; }
+  // Any thread. The weights, for another servable over them; null once this one is closed.
+  std::shared_ptr<Runner> runner() const;
 
   // Loop thread. Queues a prepared request. On OK, `*run_inline` says whether run_inline() must
   // follow.
@@ -105,6 +107,7 @@ class Servable {
   Result<Duration> run_zeros(std::int64_t rows);
   Status start_instances();
   void instance_main(BatchRunner& runner);
+  void run_waiting(BatchSink& sink);
   void observe_run(Duration duration);
   // Loop thread: moves an "auto" servable between the loop and its threads as measurement says.
   void reconsider_execution();
@@ -113,7 +116,7 @@ class Servable {
   const std::string name_;
   const std::int64_t version_;
   const std::string version_text_;
-  std::shared_ptr<Runner> runner_;
+  std::shared_ptr<Runner> runner_;  // close() clears it under mutex_
   const std::string platform_;
   const ServableOptions options_;
   const ServableContext context_;
