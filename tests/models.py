@@ -154,6 +154,17 @@ def half_plus_two() -> onnx.ModelProto:
     )
 
 
+def plus(constant: float) -> onnx.ModelProto:
+    """``x`` [-1] -> ``y`` [-1], y = x + constant: every answer says which of several models gave it."""
+    return _model(
+        "plus",
+        [helper.make_node("Add", ["x", "c"], ["y"])],
+        [_value("x", ["batch"])],
+        [_value("y", ["batch"])],
+        {"c": _floats(constant)},
+    )
+
+
 def two_inputs() -> onnx.ModelProto:
     """INT32 [-1,16] twice: ``OUTPUT0`` is the sum, ``OUTPUT1`` the difference."""
     dims: Dims = ["batch", 16]

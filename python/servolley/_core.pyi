@@ -174,9 +174,9 @@ class Engine:
     def load(self, name: str, version: int, path: str, options: ServableOptions) -> Servable:
         """Heavy, any thread: loads and warms up. Raises CoreError."""
     def reconfigure(self, servable: Servable, options: ServableOptions) -> Servable:
-        """Heavy, any thread: another servable over the same weights, batched as ``options`` say; what they say
-        about the runtime is not looked at. Close both. Raises CoreError, FAILED_PRECONDITION if ``servable``
-        is closed."""
+        """Heavy, any thread: another servable over the same weights, batched as ``options`` say; what they
+        say about the runtime is not looked at. Close both. Raises CoreError, FAILED_PRECONDITION if
+        ``servable`` is closed."""
     def set_routes(
         self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
     ) -> None:

@@ -67,6 +67,16 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--max-body-size", metavar="SIZE", help="largest request body, e.g. 64MiB (64MiB)")
     add("--pool-size", metavar="SIZE", help="tensor memory in all, e.g. 4GiB")
     add("--drain-timeout", type=float, metavar="SECONDS", help="how long SIGTERM waits for requests (30)")
+    add(
+        "--model-control-mode", choices=("poll", "explicit", "none"), help="who decides what is loaded (poll)"
+    )
+    add(
+        "--poll-interval",
+        type=float,
+        metavar="SECONDS",
+        help="between looks at the repository (1); 0 = never",
+    )
+    add("--load-model", action="append", metavar="NAME", help="explicit mode: load at start; * = all")
     add("--exit-on-error", action="store_true", default=None, help="end if a model cannot be loaded at start")
     add(
         "--strict-readiness",
@@ -96,6 +106,9 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
         "repository": {
             "path": parsed.path or parsed.model_repository,
             "name": parsed.name,
+            "control_mode": parsed.model_control_mode,
+            "poll_interval_s": parsed.poll_interval,
+            "load_models": parsed.load_model,
             "exit_on_error": parsed.exit_on_error,
             "strict_readiness": strict,
         },

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from servolley import _core
+from servolley.config import triton
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
@@ -23,12 +24,15 @@ from servolley.front.tfs_routes import TfsRoutes
 from servolley.front.transport import HttpProtocol
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.ort_library import find_ort_library
-from servolley.repository.layout import RepositoryError, scan
+from servolley.repository.discovery import Poller
+from servolley.repository.explicit import ExplicitControl
+from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from servolley.config.model import ModelConfig
     from servolley.config.settings import ServerSettings
     from servolley.front.tls_door import TlsDoor
     from servolley.repository.layout import ModelOnDisk
@@ -52,10 +56,18 @@ def serve(settings: "ServerSettings") -> int:
     """
     if settings.repository.path is None:
         raise RepositoryError("no model repository given")
-    found = scan(Path(settings.repository.path), settings.repository.name)
+    scanner = Scanner(Path(settings.repository.path), settings.repository.name, _triton_message)
+    found = scanner.look()
     engine = _make_engine(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, engine, found).run())
+        return runner.run(Server(settings, engine, scanner, found).run())
+
+
+def _triton_message() -> Any:
+    """An empty ModelConfig of Triton's. Only who has one to read pays for protobuf."""
+    from servolley.front.grpc.messages import Messages
+
+    return Messages.built().message(triton.MESSAGE)()
 
 
 def _make_engine(settings: "ServerSettings") -> _core.Engine:
@@ -79,15 +91,30 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
         raise StartError(str(error)) from error
 
 
+def _override(name: str, text: str) -> "ModelConfig":
+    """A load's configuration in Triton's JSON. Raises ConfigError."""
+    config, remarks = triton.parse_json(text, _triton_message(), name)
+    for remark in remarks:
+        _log.warning("config of a load %s", remark, extra={"fields": {"model": name}})
+    return config
+
+
 class Server:
     """One run of the server, inside its loop."""
 
     def __init__(
-        self, settings: "ServerSettings", engine: _core.Engine, found: "dict[str, ModelOnDisk]"
+        self,
+        settings: "ServerSettings",
+        engine: _core.Engine,
+        scanner: Scanner,
+        found: "dict[str, ModelOnDisk]",
     ) -> None:
         self._settings = settings
         self._engine = engine
+        self._scanner = scanner
         self._found = found
+        self._wanted = self._wanted_at_start()
+        self._polling: asyncio.Task[None] | None = None
         self._listeners: list[listeners.Listener] = []
         self._tls: TlsDoor | None = None
         self._stop = asyncio.Event()
@@ -105,6 +132,8 @@ class Server:
         self._driver = Driver(self._engine, loop, limit)
         self._manager = Manager(self._engine, self._settings.repository, loop)
         self._context = ServerContext(_core.__version__, self._manager)
+        if self._settings.repository.control_mode == "explicit":
+            self._context.control = ExplicitControl(self._manager, self._scanner, _override)
         self._grpc = GrpcServices(self._context, loop)
         self._driver.start()
         try:
@@ -118,6 +147,7 @@ class Server:
             raise
         code = await self._load_models()
         if code is None:
+            self._poll()
             await self._stop.wait()
             code = 0
         await self._shut_down(self._settings.limits.drain_timeout_s)
@@ -190,11 +220,26 @@ class Server:
         self._listeners.append(listener)
         _log.info(message, listener.address)
 
-    async def _load_models(self) -> int | None:
-        """The first loads; the exit code if the server is to end."""
+    def _poll(self) -> None:
+        repository = self._settings.repository
+        if repository.control_mode == "poll" and repository.poll_interval_s > 0:
+            poller = Poller(self._scanner, self._found, repository.poll_interval_s, self._manager.apply)
+            self._polling = asyncio.create_task(poller.run())
+
+    def _wanted_at_start(self) -> "dict[str, ModelOnDisk]":
+        """Raises StartError."""
+        repository = self._settings.repository
         if not self._found:
             _log.warning("the repository has no models")
-        loads = asyncio.create_task(self._manager.load_first(self._found))
+        if repository.control_mode != "explicit" or "*" in repository.load_models:
+            return self._found
+        for name in set(repository.load_models) - self._found.keys():
+            raise StartError(f"--load-model: no model '{name}' in the repository")
+        return {name: self._found[name] for name in repository.load_models}
+
+    async def _load_models(self) -> int | None:
+        """The first loads; the exit code if the server is to end."""
+        loads = asyncio.create_task(self._manager.load_first(self._wanted))
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait((loads, stop), return_when=asyncio.FIRST_COMPLETED)
         if not loads.done():
@@ -207,7 +252,7 @@ class Server:
             _log.error("ending: a model cannot be loaded")
             return 1
         fields = {
-            "models": len(self._found) - len({name for name, _, _ in failures}),
+            "models": len(self._wanted) - len({name for name, _, _ in failures}),
             "failed": len(failures),
         }
         if self._manager.ready:
@@ -236,6 +281,9 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_timeout_s
         self._context.draining = True
+        if self._polling is not None:
+            self._polling.cancel()
+        self._context.control.close()
         for listener in self._listeners:
             listener.close()
         if self._tls is not None:

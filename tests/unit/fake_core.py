@@ -121,6 +121,7 @@ class Engine:
     def __init__(self) -> None:
         self.failures: dict[tuple[str, int], Exception] = {}
         self.loads: list[tuple[str, int, dict[str, Any]]] = []
+        self.reconfigured: list[tuple[str, int, dict[str, Any]]] = []
         self.routes: dict[str, tuple[list[int], int | None, dict[str, int]]] = {}
         self.completion_fd, self.completions = os.pipe()
         self.runtime_version = "1.99.0"
@@ -133,6 +134,11 @@ class Engine:
         if (name, version) in self.failures:
             raise self.failures[name, version]
         return Servable(name, version)
+
+    def reconfigure(self, servable: Servable, options: dict[str, Any]) -> Servable:
+        assert not servable.closed
+        self.reconfigured.append((servable.name, servable.version, options))
+        return Servable(servable.name, servable.version)
 
     def set_routes(
         self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]

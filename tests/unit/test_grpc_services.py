@@ -19,6 +19,7 @@ from servolley.front.grpc.calls import GrpcCalls
 from servolley.front.grpc.health import POLL_S
 from servolley.front.grpc.messages import Messages
 from servolley.front.grpc.services import GrpcServices
+from servolley.repository.control import NoModelControl
 from servolley.repository.layout import ModelOnDisk
 from unit import fake_core
 from unit.fake_core import GRPC_CANCEL, GRPC_HALF_CLOSE, GRPC_MESSAGE, GRPC_OPEN
@@ -235,7 +236,7 @@ async def test_load_and_unload(front: GrpcFront) -> None:
 async def test_load_hands_its_parameters_over(front: GrpcFront) -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
 
-    class Control:
+    class Control(NoModelControl):
         async def load(self, name: str, parameters: dict[str, Any]) -> None:
             seen.append((name, parameters))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from servolley.config.model import ModelConfig, Versions
+from servolley.config.model import Batching, ModelConfig, Runtime, Versions
 from servolley.config.settings import Repository
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.manager import Manager
@@ -138,9 +138,9 @@ async def test_failures_are_tried_again_on_time_and_not_for_ever(monkeypatch: py
     monkeypatch.setattr(f.loop, "call_later", call_later)
     f.engine.failures["m", 1] = fake_core.core_error("UNAVAILABLE", 503, "disk")
     await f.settle(on_disk("m", 1))
-    for attempt in (1, 2):
+    for attempt, expected in ((1, 60), (2, 120)):  # more patiently each time
         delay, retry = timers.pop()
-        assert (delay, len(f.engine.loads)) == (60, attempt)
+        assert (delay, len(f.engine.loads)) == (expected, attempt)
         retry()
         await f.settle(on_disk("m", 1))
     assert timers == []
@@ -178,3 +178,102 @@ async def test_closing_unloads_everything_and_starts_nothing() -> None:
     assert f.engine.routes["m"] == ([], None, {})
     assert len(f.engine.loads) == 3
     assert not f.manager.ready
+
+
+def labelled(**labels: int) -> ModelConfig:
+    return ModelConfig(versions=Versions(specific=[1, 2], labels=labels))
+
+
+async def test_a_label_moves_when_its_version_is_there_and_not_before() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1, config=labelled(stable=1)))
+    f.manager.apply({"m": on_disk("m", 1, 2, config=labelled(stable=2, next=2))})
+    assert f.engine.routes["m"] == ([1], 1, {"stable": 1})
+    await f.manager.settle("m")
+    assert f.engine.routes["m"] == ([1, 2], 2, {"stable": 2, "next": 2})
+    await f.settle(on_disk("m", 1, 2, config=labelled(stable=1)))
+    assert f.engine.routes["m"] == ([1, 2], 2, {"stable": 1})
+    assert len(f.engine.loads) == 2
+
+
+async def test_other_weights_are_loaded_beside_and_take_over() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1, stamps={1: "old"}))
+    old = f.manager.models["m"].versions[1].servable
+    f.manager.apply({"m": on_disk("m", 1, stamps={1: "new"})})
+    assert f.states("m") == {1: State.AVAILABLE}
+    assert f.engine.routes["m"] == ([1], 1, {})
+    await f.settle(on_disk("m", 1, stamps={1: "new"}))
+    assert len(f.engine.loads) == 2
+    assert f.manager.models["m"].versions[1].servable is not old
+    assert cast("fake_core.Servable", old).closed
+    assert f.states("m") == {1: State.AVAILABLE}
+
+
+async def test_other_batching_takes_over_the_weights() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1))
+    old = f.manager.models["m"].versions[1].servable
+    changed = ModelConfig(batching=Batching(max_batch_size=3), runtime=Runtime(instances=2))
+    await f.settle(on_disk("m", 1, config=changed))
+    assert (len(f.engine.loads), len(f.engine.reconfigured)) == (1, 1)
+    assert f.engine.reconfigured[0][2]["max_batch_size"] == 3
+    assert cast("fake_core.Servable", old).closed
+    await f.settle(on_disk("m", 1, config=ModelConfig(runtime=Runtime(intra_op_threads=2))))
+    assert (len(f.engine.loads), len(f.engine.reconfigured)) == (2, 1)
+
+
+async def test_a_reload_that_fails_leaves_what_serves_and_is_not_repeated() -> None:
+    f = Fixture(load_retries=0)
+    await f.settle(on_disk("m", 1, stamps={1: "old"}))
+    f.engine.failures["m", 1] = fake_core.core_error("INVALID_ARGUMENT", 400, "torn")
+    for _ in range(3):
+        await f.settle(on_disk("m", 1, stamps={1: "torn"}))
+    assert len(f.engine.loads) == 2
+    assert f.engine.routes["m"] == ([1], 1, {})
+    assert [why.message for _, _, why in f.manager.failures()] == ["torn"]
+    assert f.manager.ready
+    f.engine.failures.clear()
+    await f.settle(on_disk("m", 1, stamps={1: "new"}))
+    assert len(f.engine.loads) == 3
+    assert f.manager.failures() == []
+
+
+async def test_a_failed_version_is_loaded_when_its_files_change() -> None:
+    f = Fixture(load_retries=0)
+    f.engine.failures["m", 1] = fake_core.core_error("INVALID_ARGUMENT", 400, "torn")
+    await f.settle(on_disk("m", 1, stamps={1: "torn"}))
+    f.engine.failures.clear()
+    await f.settle(on_disk("m", 1, stamps={1: "torn"}))
+    assert f.states("m") == {1: State.END}
+    await f.settle(on_disk("m", 1, stamps={1: "whole"}))
+    assert f.states("m") == {1: State.AVAILABLE}
+
+
+async def test_memory_is_spared_by_unloading_first() -> None:
+    f = Fixture()
+    spare = ModelConfig(versions=Versions(preserve="memory"))
+    await f.settle(on_disk("m", 1, config=spare))
+    f.manager.apply({"m": on_disk("m", 1, 2, config=spare)})
+    assert f.engine.routes == {"m": ([], None, {})}
+    await f.manager.settle("m")
+    assert f.states("m") == {1: State.END, 2: State.AVAILABLE}
+
+
+async def test_a_model_that_comes_later_and_fails_does_not_end_readiness() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1))
+    f.engine.failures["later", 1] = fake_core.core_error("INTERNAL", 500, "no")
+    f.manager.apply({"m": on_disk("m", 1), "later": on_disk("later", 1)})
+    assert f.manager.ready
+    await f.manager.settle("later")
+    assert f.manager.ready
+    assert f.states("later") == {1: State.END}
+
+
+async def test_a_model_without_versions_ends_and_says_why() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1))
+    await f.settle(on_disk("m", error="no version directory holds model.onnx", empty=True))
+    assert f.states("m") == {1: State.END}
+    assert [why.message for _, _, why in f.manager.failures()] == ["no version directory holds model.onnx"]

@@ -78,13 +78,17 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     latest: the n highest versions (the default, with n = 1).
     all: every version.
     specific: exactly these; absent ones are skipped.
-    labels: label -> version, for routes that name a label.
+    labels: label -> version, for routes that name a label. A label that is moved stays where it is until its
+        version is available.
+    preserve: "availability": what is no longer wanted serves until its successors do; "memory": it goes
+        first, and so does a version whose files have changed.
     """
 
     latest: PositiveCount | None = None
     all: bool = False
     specific: list[Version] = []
     labels: dict[NonEmpty, Version] = {}
+    preserve: Literal["availability", "memory"] = "availability"
 
     def __post_init__(self) -> None:
         if (self.latest is not None) + self.all + bool(self.specific) > 1:

@@ -18,19 +18,27 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     path: a model repository, one model's directory, or a single model file.
     name: the model's name, where path is one model.
+    control_mode: "poll": what lies on disk is served, and looked at again every poll_interval_s (0 = never).
+        "none": the same without looking again. "explicit": models are loaded and unloaded by the repository
+        API, at start only those that load_models names ("*": all).
     exit_on_error: a model that cannot be loaded at start ends the server with exit code 1.
-    strict_readiness: ready only while every model has an available version; else as soon as loading is over.
+    strict_readiness: ready only while every model of the start, and every one that has been available since,
+        has an available version; else as soon as loading is over.
     load_threads: models loading at once.
-    load_retries, load_retry_interval_s: a failed version is tried again that often.
+    load_retries, load_retry_interval_s: a failed version is tried again that often; the interval doubles each
+        time, up to five minutes.
     """
 
     path: str | None = None
     name: str | None = None
+    control_mode: Literal["poll", "explicit", "none"] = "poll"
+    poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
+    load_models: list[str] = []
     exit_on_error: bool = False
     strict_readiness: bool = True
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
     load_retries: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
-    load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 5.0
 
 
 class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,15 +20,19 @@ class ConfigError(Exception):
 
 def load_toml(path: Path, struct: type[S]) -> S:
     """Reads ``path`` into ``struct``. Raises ConfigError naming the file."""
+    return parse_toml(read_config(path), struct, source=str(path))
+
+
+def read_config(path: Path) -> str:
+    """A configuration file's text. Raises ConfigError naming the file."""
     try:
         if path.stat().st_size > _LARGEST_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {_LARGEST_FILE_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text") from error
-    return parse_toml(text, struct, source=str(path))
 
 
 def parse_toml(text: str, struct: type[S], *, source: str) -> S:

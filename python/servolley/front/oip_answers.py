@@ -55,9 +55,13 @@ def all_statistics(context: ServerContext) -> dict[str, Any]:
     return {"model_stats": [oip.statistics(each) for model in models for each in model.available().values()]}
 
 
-def repository_index(context: ServerContext, *, only_ready: bool) -> list[dict[str, str]]:
-    entries = [entry for model in context.manager.models.values() for entry in oip.index_entries(model)]
-    return [entry for entry in entries if not only_ready or entry["state"] == "READY"]
+async def repository_index(context: ServerContext, *, only_ready: bool) -> list[dict[str, str]]:
+    """Every version that lives or has lived; of a model that never did, only the name."""
+    names = await context.control.names()
+    models = context.manager.models
+    entries = [entry for model in models.values() for entry in oip.index_entries(model)]
+    entries += [{"name": name} for name in names if name not in models]
+    return [entry for entry in entries if not only_ready or entry.get("state") == "READY"]
 
 
 def log_settings() -> dict[str, Any]:

@@ -97,12 +97,12 @@ class OipRoutes:
     def all_statistics(self, _: Call) -> Reply:
         return json_reply(oip.all_statistics(self._context))
 
-    def index(self, call: Call) -> Reply:
+    async def index(self, call: Call) -> Reply:
         """The repository's name is accepted and ignored: there is one."""
         only_ready = call.json_object().get("ready", False)
         if not isinstance(only_ready, bool):
             raise invalid_argument("'ready' must be a boolean")
-        return json_reply(oip.repository_index(self._context, only_ready=only_ready))
+        return json_reply(await oip.repository_index(self._context, only_ready=only_ready))
 
     async def load(self, call: Call) -> Reply:
         parameters = self._parameters(call)

@@ -58,7 +58,7 @@ def _version_asked_for(which: Which, record: "ModelRecord | None") -> int | None
         return which.version
     if which.label is None or record is None:
         return None
-    version_of = record.labels()
+    version_of = record.labels
     if which.label not in version_of:
         raise invalid_argument(f"Unrecognized servable version label: {which.label}")
     return version_of[which.label]

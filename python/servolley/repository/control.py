@@ -6,11 +6,17 @@ from servolley.status import unavailable
 
 
 class ModelControl(Protocol):
-    """Both return when the change is done, and raise StatusError if it cannot be."""
+    """load and unload return when the change is done, and raise StatusError if it cannot be."""
 
     async def load(self, name: str, parameters: dict[str, Any]) -> None: ...
 
     async def unload(self, name: str, parameters: dict[str, Any]) -> None: ...
+
+    async def names(self) -> list[str]:
+        """Models that could be loaded, those that are included."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class NoModelControl:
@@ -21,3 +27,9 @@ class NoModelControl:
 
     async def unload(self, name: str, parameters: dict[str, Any]) -> None:
         raise unavailable("explicit model load / unload is not allowed if polling is enabled")
+
+    async def names(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass

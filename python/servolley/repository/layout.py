@@ -1,20 +1,27 @@
-"""What lies on disk. One scan, no judgement about what ought to be loaded; blocking, so off the loop.
+"""What lies on disk. No judgement about what ought to be loaded; blocking, so off the loop.
 
-<repository>/<model>/model.toml                     optional
+<repository>/<model>/model.toml, or config.pbtxt    optional
 <repository>/<model>/<version>/model.onnx           a file, or
 <repository>/<model>/<version>/model.onnx/model.onnx   a folder with external data beside it
 """
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from servolley.config import triton
 from servolley.config.model import ModelConfig
-from servolley.config.strict import ConfigError, load_toml
+from servolley.config.strict import ConfigError, load_toml, read_config
 from servolley.repository.names import parse_version, valid_model_name
+from servolley.repository.stamps import Stamp, stamp_of_file, stamp_of_folder
 
 CONFIG_FILE = "model.toml"
+TRITON_CONFIG_FILE = "config.pbtxt"  # read where there is no model.toml
+# Whoever copies a version into place may end with this file: then it is loaded at the first look.
+COMPLETE_MARKER = ".complete"
 _LARGEST_LABEL_FILE_BYTES = 64 << 20
 
 _log = logging.getLogger(__name__)
@@ -26,10 +33,13 @@ class RepositoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelOnDisk:
-    """One model as a scan found it.
+    """One model as a look found it.
 
     versions: version -> model file. directory: where label files lie, None for a single file.
-    error: why its configuration cannot be used, else None.
+    error: why its configuration cannot be used, else None. empty: there is no version.
+    stamps: version -> what tells its content from another; complete: versions that say that they are.
+    config_stamp, label_stamp: the same of the configuration, and of the label files that it names.
+    unreadable: the look failed, and says nothing about what is there.
     """
 
     name: str
@@ -37,26 +47,176 @@ class ModelOnDisk:
     config: ModelConfig = field(default_factory=ModelConfig)
     versions: dict[int, Path] = field(default_factory=dict)
     error: str | None = None
+    empty: bool = False
+    stamps: dict[int, Stamp] = field(default_factory=dict)
+    complete: frozenset[int] = frozenset()
+    config_stamp: Stamp = None
+    label_stamp: Stamp = None
+    unreadable: bool = False
+
+
+class Scanner:
+    """Looks again and again at ``path``: a repository, one model's directory, or one model file.
+
+    ``name`` renames a single model. What is said about a file is said once, as long as it stays as it is, and
+    a configuration is only read when it has changed.
+    """
+
+    def __init__(
+        self, path: Path, name: str | None = None, triton_message: Callable[[], Any] | None = None
+    ) -> None:
+        """``triton_message`` makes an empty ModelConfig of Triton's; without it config.pbtxt is not read."""
+        if name is not None and not valid_model_name(name):
+            raise RepositoryError(f"not a model name: {name!r}")
+        self._path = path
+        self._name = name
+        self._triton_message = triton_message
+        self._configs: dict[Path, tuple[Stamp, ModelConfig, str | None]] = {}
+        self._said: set[tuple[str, ...]] = set()
+        self._saying: set[tuple[str, ...]] = set()
+
+    def look(self) -> dict[str, ModelOnDisk]:
+        """Models by name. Raises RepositoryError: no such path, or ``name`` does not fit."""
+        self._saying = set()
+        models = self._look()
+        self._said = self._saying
+        return models
+
+    def look_at(self, name: str) -> ModelOnDisk | None:
+        """One model of a repository; None if there is none of that name. Raises RepositoryError."""
+        if self._holds_models():
+            return self._folder(self._path / name, name) if (self._path / name).is_dir() else None
+        return self.look().get(name)
+
+    def names(self) -> list[str]:
+        """Models that could be loaded, by what the folders are called. Raises RepositoryError."""
+        if not self._holds_models():
+            return list(self.look())
+        return sorted(
+            entry.name
+            for entry in _entries(self._path)
+            if not entry.name.startswith(".") and valid_model_name(entry.name) and entry.is_dir()
+        )
+
+    def _holds_models(self) -> bool:
+        return self._path.is_dir() and not _is_model_directory(self._path)
+
+    def _look(self) -> dict[str, ModelOnDisk]:
+        path = self._path
+        if path.is_file():
+            model = self._single_file(path)
+            return {model.name: model}
+        if not path.is_dir():
+            raise RepositoryError(f"{path}: no such file or directory")
+        try:
+            if _is_model_directory(path):
+                model = self._read_model(path, self._name or path.resolve().name)
+                return {model.name: model}
+            if self._name is not None:
+                raise RepositoryError(f"{path} is a repository of models: a name fits only a single model")
+            return self._look_into_repository(path)
+        except OSError as error:
+            raise RepositoryError(f"{path}: {error.strerror}") from error
+
+    def _single_file(self, path: Path) -> ModelOnDisk:
+        name = self._name or path.stem
+        if not valid_model_name(name):
+            raise RepositoryError(f"{path}: give the model a name (--name)")
+        stamp = stamp_of_file(path)
+        return ModelOnDisk(name, None, versions={1: path}, stamps={1: stamp}, unreadable=stamp is None)
+
+    def _look_into_repository(self, path: Path) -> dict[str, ModelOnDisk]:
+        models = {}
+        for entry in sorted(_entries(path), key=lambda entry: entry.name):
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue  # hidden folders are how files are put into place; plain files are readmes
+            if not valid_model_name(entry.name):
+                self._say("ignored: not a model name", directory=entry.name)
+                continue
+            model = self._folder(Path(entry.path), entry.name)
+            if model is not None:
+                models[model.name] = model
+        return models
+
+    def _folder(self, directory: Path, name: str) -> ModelOnDisk | None:
+        try:
+            model = self._read_model(directory, name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._say("cannot list", directory=name, error=error.strerror or "")
+            return ModelOnDisk(name, directory, unreadable=True)
+        if model.versions or model.error is not None:
+            return model
+        self._say("ignored: no version with a model file", directory=name)
+        return None
+
+    def _read_model(self, directory: Path, name: str) -> ModelOnDisk:
+        """Raises OSError."""
+        config, error, stamp = self._read_config(directory, name)
+        labels = tuple(stamp_of_file(directory / file) for file in config.class_labels.values())
+        versions, stamps, complete = {}, {}, set()
+        # Sorted, so that of two names for one version ("7", "007") the later wins, as in TensorFlow Serving.
+        for entry in sorted(_entries(directory), key=lambda entry: entry.name):
+            if entry.name.startswith(".") or not entry.is_dir():
+                continue
+            folder = Path(entry.path)
+            version = parse_version(entry.name)
+            file = None if version is None else _model_file(folder, config.filename)
+            if version is not None and file is not None:
+                versions[version] = file
+                stamps[version] = stamp_of_folder(folder)
+                complete.discard(version)
+                if (folder / COMPLETE_MARKER).exists():
+                    complete.add(version)
+            else:
+                why = "not a version" if version is None else f"no {config.filename} in it"
+                self._say(f"ignored: {why}", model=name, directory=entry.name)
+        empty = not versions
+        if empty and error is None and stamp is not None:
+            error = f"no version directory holds {config.filename}"
+        return ModelOnDisk(
+            name, directory, config, versions, error, empty, stamps, frozenset(complete), stamp, labels
+        )
+
+    def _read_config(self, directory: Path, name: str) -> tuple[ModelConfig, str | None, Stamp]:
+        path = directory / CONFIG_FILE
+        stamp = stamp_of_file(path)
+        if stamp is None and self._triton_message is not None:
+            path = directory / TRITON_CONFIG_FILE
+            stamp = stamp_of_file(path)
+        if stamp is None:
+            return ModelConfig(), None, None
+        known = self._configs.get(path)
+        if known is None or known[0] != stamp:
+            config, error = ModelConfig(), None
+            try:
+                config = self._parse_config(path, name)
+            except ConfigError as problem:
+                error = f"{path.name}: {str(problem).removeprefix(f'{path}: ')}"
+            known = self._configs[path] = (stamp, config, error)
+        _, config, error = known
+        return config, error, (path.name, stamp)
+
+    def _parse_config(self, path: Path, name: str) -> ModelConfig:
+        if path.name == CONFIG_FILE:
+            return load_toml(path, ModelConfig)
+        assert self._triton_message is not None
+        config, remarks = triton.parse_text(read_config(path), self._triton_message(), name)
+        for remark in remarks:
+            _log.warning(f"{TRITON_CONFIG_FILE} %s", remark, extra={"fields": {"model": name}})
+        return config
+
+    def _say(self, message: str, **fields: str) -> None:
+        remark = (message, *fields.values())
+        self._saying.add(remark)
+        if remark not in self._said:
+            _log.warning(message, extra={"fields": fields})
 
 
 def scan(path: Path, name: str | None = None) -> dict[str, ModelOnDisk]:
-    """Models by name under ``path``: a repository, one model's directory, or one model file.
-
-    ``name`` renames a single model. Raises RepositoryError: no such path, or ``name`` does not fit.
-    """
-    if name is not None and not valid_model_name(name):
-        raise RepositoryError(f"not a model name: {name!r}")
-    if path.is_file():
-        model = ModelOnDisk(name or _file_model_name(path), None, versions={1: path})
-        return {model.name: model}
-    if not path.is_dir():
-        raise RepositoryError(f"{path}: no such file or directory")
-    if _is_model_directory(path):
-        model = _read_model(path, name or path.resolve().name)
-        return {model.name: model}
-    if name is not None:
-        raise RepositoryError(f"{path} is a repository of models: a name fits only a single model")
-    return _scan_repository(path)
+    """One look. Raises RepositoryError."""
+    return Scanner(path, name).look()
 
 
 def read_class_labels(model: ModelOnDisk) -> dict[str, list[str]]:
@@ -73,64 +233,18 @@ def read_class_labels(model: ModelOnDisk) -> dict[str, list[str]]:
             if path.stat().st_size > _LARGEST_LABEL_FILE_BYTES:
                 raise ConfigError(f"class_labels.{output}: '{file_name}' is too large")
             labels[output] = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, ValueError) as error:
             raise ConfigError(f"class_labels.{output}: cannot read '{file_name}'") from error
     return labels
 
 
-def _file_model_name(path: Path) -> str:
-    if not valid_model_name(path.stem):
-        raise RepositoryError(f"{path}: give the model a name (--name)")
-    return path.stem
-
-
-def _scan_repository(path: Path) -> dict[str, ModelOnDisk]:
-    models = {}
-    for entry in sorted(_entries(path), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or not entry.is_dir():
-            continue  # hidden folders are how files are put into place; plain files are readmes
-        if not valid_model_name(entry.name):
-            _log.warning("ignored: not a model name", extra={"fields": {"directory": entry.name}})
-            continue
-        model = _read_model(Path(entry.path), entry.name)
-        if model.versions or model.error is not None:
-            models[model.name] = model
-        else:
-            _log.warning("ignored: no version with a model file", extra={"fields": {"directory": entry.name}})
-    return models
-
-
 def _is_model_directory(path: Path) -> bool:
-    return (path / CONFIG_FILE).is_file() or any(
+    """Raises OSError."""
+    return any((path / file).is_file() for file in (CONFIG_FILE, TRITON_CONFIG_FILE)) or any(
         parse_version(entry.name) is not None
         and _model_file(Path(entry.path), ModelConfig().filename) is not None
         for entry in _entries(path)
     )
-
-
-def _read_model(directory: Path, name: str) -> ModelOnDisk:
-    config, error = ModelConfig(), None
-    configured = (directory / CONFIG_FILE).exists()
-    if configured:
-        try:
-            config = load_toml(directory / CONFIG_FILE, ModelConfig)
-        except ConfigError as problem:
-            error = str(problem).removeprefix(f"{directory}{os.sep}")
-    versions = {}
-    # Sorted, so that of two names for one version ("7", "007") the later wins, as in TensorFlow Serving.
-    for entry in sorted(_entries(directory), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or not entry.is_dir():
-            continue
-        version = parse_version(entry.name)
-        file = None if version is None else _model_file(Path(entry.path), config.filename)
-        if version is not None and file is not None:
-            versions[version] = file
-        else:
-            why = "not a version" if version is None else f"no {config.filename} in it"
-            _log.warning("ignored: %s", why, extra={"fields": {"model": name, "directory": entry.name}})
-    if not versions and error is None and configured:
-        error = f"no version directory holds {config.filename}"
-    return ModelOnDisk(name, directory, config, versions, error)
 
 
 def _model_file(version_directory: Path, filename: str) -> Path | None:
@@ -141,9 +255,5 @@ def _model_file(version_directory: Path, filename: str) -> Path | None:
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return list(entries)
-    except OSError as error:
-        _log.warning("cannot list", extra={"fields": {"directory": str(directory), "error": error.strerror}})
-        return []
+    with os.scandir(directory) as entries:
+        return list(entries)

@@ -4,36 +4,28 @@ tries failures again. One bad model never stops another, nor the server. Loop th
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from servolley._core import CoreError, Servable
-from servolley.config.model import servable_options
+from servolley._core import Servable
 from servolley.config.settings import Repository as RepositorySettings
-from servolley.config.strict import ConfigError
-from servolley.repository.layout import ModelOnDisk, read_class_labels
+from servolley.repository.content import Content, content_of
+from servolley.repository.layout import ModelOnDisk
+from servolley.repository.loading import Loader, Loading, retry_delay_s
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
-from servolley.repository.versions import Load, State, aspired_versions, next_actions
+from servolley.repository.versions import (
+    Load,
+    Reload,
+    Situation,
+    State,
+    aspired_versions,
+    next_actions,
+    routable_labels,
+)
 from servolley.status import Code
-
-if TYPE_CHECKING:
-    from servolley._core import ServableOptions
 
 _REMEMBERED_ENDS = 16  # versions at END that a model keeps showing
 
 _log = logging.getLogger(__name__)
-
-
-class Loader(Protocol):
-    """What the manager needs of servolley._core.Engine."""
-
-    def load(self, name: str, version: int, path: str, options: "ServableOptions") -> Servable: ...
-
-    def set_routes(
-        self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
-    ) -> None: ...
-
-    def remove_routes(self, model: str) -> None: ...
 
 
 class Manager:
@@ -44,10 +36,10 @@ class Manager:
         self._settings = settings
         self._loop = loop
         self._models: dict[str, ModelRecord] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._loads: dict[asyncio.Task[None], str] = {}  # -> the model's name
+        self._unloads: dict[asyncio.Task[None], str] = {}
         self._retries: dict[tuple[str, int], asyncio.TimerHandle] = {}
-        self._loaders = ThreadPoolExecutor(settings.load_threads, thread_name_prefix="load")
-        self._unloaders = ThreadPoolExecutor(settings.load_threads, thread_name_prefix="unload")
+        self._loading = Loading(engine, settings.load_threads, loop)
         self._closing = False
         self._first_loads_over = False
 
@@ -60,38 +52,73 @@ class Manager:
         """Whether the server may be sent requests; see config.settings.Repository.strict_readiness."""
         if not self._first_loads_over or self._closing:
             return False
-        return not self._settings.strict_readiness or all(m.available() for m in self._models.values())
+        return not self._settings.strict_readiness or all(
+            model.available() for model in self._models.values() if model.expected
+        )
 
     def failures(self) -> list[tuple[str, int | None, Failure]]:
         """(model, version, why) of everything that is wanted and failed."""
         found: list[tuple[str, int | None, Failure]] = []
         for model in self._models.values():
-            if model.failure is not None:
-                found.append((model.name, None, model.failure))
-            for version, record in sorted(model.versions.items()):
-                if record.failure is not None and version in model.aspired:
-                    found.append((model.name, version, record.failure))
+            found += self.failures_of(model)
+        return found
+
+    def failures_of(self, model: ModelRecord) -> list[tuple[str, int | None, Failure]]:
+        found: list[tuple[str, int | None, Failure]] = []
+        if model.failure is not None:
+            found.append((model.name, None, model.failure))
+        for lives in (model.versions, model.refused):
+            for version, life in sorted(lives.items()):
+                if life.failure is not None and version in model.aspired:
+                    found.append((model.name, version, life.failure))
         return found
 
     async def load_first(self, found: Mapping[str, ModelOnDisk]) -> None:
         """The loads of the start: returns when each has succeeded or failed."""
         self.apply(found)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        for model in self._models.values():
+            model.expected = True
+        await self._wait_for_all()
         self._first_loads_over = True
 
     def apply(self, found: Mapping[str, ModelOnDisk]) -> None:
-        """Makes ``found`` what is aspired, and begins what follows from it. For every later scan, too."""
+        """Makes ``found`` what is aspired, and begins what follows from it. For every later look, too."""
         for name in self._models.keys() - found.keys():
-            model = self._models[name]
-            model.aspired, model.failure = frozenset(), None
-            self._step(model)
-        for name, model_on_disk in found.items():
-            model = self._models.setdefault(name, ModelRecord(name, model_on_disk))
-            model.found = model_on_disk
-            self._aspire(model)
-            self._publish(model)
-            self._step(model)
+            self.withdraw(name)
+        for on_disk in found.values():
+            self.apply_model(on_disk)
+
+    def apply_model(self, on_disk: ModelOnDisk, *, again: bool = False) -> ModelRecord:
+        """The same for one model, whatever becomes of the others. ``again``: also what has failed before."""
+        model = self._models.setdefault(on_disk.name, ModelRecord(on_disk.name, on_disk))
+        model.kept = False
+        if again:
+            model.refused.clear()
+            for life in model.versions.values():
+                life.content = None if life.failure is not None else life.content
+        self._aspire(model, on_disk)
+        self._publish(model)
+        self._step(model)
+        return model
+
+    def withdraw(self, name: str, *, keep: bool = False) -> None:
+        """Nothing of the model is wanted any more. ``keep``: it stays known."""
+        model = self._models[name]
+        model.aspired, model.failure, model.expected, model.kept = frozenset(), None, False, keep
+        self._step(model)
+
+    async def settle(self, name: str) -> None:
+        """Returns when what is wanted of the model is there or has failed. Later retries do not count."""
+        while (model := self._models.get(name)) is not None:
+            tasks = {task for task, loading in self._loads.items() if loading == name}
+            if not tasks:
+                # What is going has to be gone before it can come again.
+                states = {life.state for life in map(model.versions.get, model.aspired) if life is not None}
+                if State.UNLOADING in states or not model.aspired <= model.versions.keys():
+                    tasks = {task for task, unloading in self._unloads.items() if unloading == name}
+            if not tasks:
+                return
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def close(self) -> None:
         """Unloads everything; waits for loads that have begun, which nothing can interrupt."""
@@ -99,134 +126,213 @@ class Manager:
         for timer in self._retries.values():
             timer.cancel()
         self._retries.clear()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._wait_for_all()
         for model in self._models.values():
-            for record in model.versions.values():
-                if record.state is State.AVAILABLE:
-                    self._begin_unload(model, record)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-        self._loaders.shutdown(wait=False)
-        self._unloaders.shutdown(wait=False)
+            for life in model.versions.values():
+                if life.state is State.AVAILABLE:
+                    self._begin_unload(model, life)
+        await self._wait_for_all()
+        self._loading.close()
 
-    def _aspire(self, model: ModelRecord) -> None:
-        on_disk = model.found
-        if on_disk.error is not None:
+    # --- what is aspired ---
+
+    def _aspire(self, model: ModelRecord, on_disk: ModelOnDisk) -> None:
+        if on_disk.error is not None and not on_disk.empty:
             # What is loaded keeps serving under the configuration that it was loaded with.
-            model.failure = Failure(Code.INVALID_ARGUMENT.canonical, on_disk.error)
-            self._log_failure(model.name, None, model.failure)
+            self._fail_model(model, Failure(Code.INVALID_ARGUMENT.canonical, on_disk.error))
             return
+        model.found = on_disk
         model.aspired = aspired_versions(on_disk.config.versions, on_disk.versions.keys())
-        model.failure = None
-        if not model.aspired:
-            model.failure = Failure(
-                Code.FAILED_PRECONDITION.canonical,
-                "at least one version must be available under the version policy",
-            )
-            self._log_failure(model.name, None, model.failure)
+        if model.aspired:
+            model.failure = None
+            return
+        error = on_disk.error or "at least one version must be available under the version policy"
+        self._fail_model(model, Failure(Code.FAILED_PRECONDITION.canonical, error))
+
+    def _fail_model(self, model: ModelRecord, failure: Failure) -> None:
+        if model.failure != failure:
+            self._log_failure(model.name, None, failure)
+        model.failure = failure
 
     def _step(self, model: ModelRecord) -> None:
         if self._closing:
             return
-        states = {version: record.state for version, record in model.versions.items()}
-        failed = [version for version, record in model.versions.items() if record.failure is not None]
-        for action in next_actions(model.aspired, states, failed):
+        wanted = {version: content_of(model.found, version) for version in model.aspired}
+        lives, refused = model.versions, model.refused
+        situation = Situation(
+            model.aspired,
+            {version: life.state for version, life in lives.items()},
+            {v for v, life in lives.items() if life.failure and life.content == wanted.get(v, life.content)},
+            {
+                v
+                for v, content in wanted.items()
+                if v in lives
+                and lives[v].content != content
+                and not (v in refused and refused[v].content == content)
+            },
+            model.replacements,
+        )
+        spare = model.found.config.versions.preserve == "memory"
+        for action in next_actions(situation, spare_memory=spare):
             if isinstance(action, Load):
                 self._begin_load(model, action.version, attempt=0)
+            elif isinstance(action, Reload):
+                self._begin_reload(model, action.version, attempt=0)
             else:
-                self._begin_unload(model, model.versions[action.version])
+                self._begin_unload(model, lives[action.version])
         self._forget(model)
 
+    # --- loading ---
+
+    def _new_life(self, model: ModelRecord, version: int, attempt: int) -> VersionRecord:
+        timer = self._retries.pop((model.name, version), None)
+        if timer is not None:
+            timer.cancel()
+        content = content_of(model.found, version)
+        return VersionRecord(version, model.found.versions[version], content, attempt)
+
     def _begin_load(self, model: ModelRecord, version: int, attempt: int) -> None:
-        record = VersionRecord(version, model.found.versions[version], attempt)
-        model.versions[version] = record
-        self._start(self._load(model, record))
+        life = model.versions[version] = self._new_life(model, version, attempt)
+        self._start(self._loads, model, self._load(model, life, model.found))
 
-    async def _load(self, model: ModelRecord, record: VersionRecord) -> None:
-        record.advance(State.LOADING)
-        fields = {"model": model.name, "version": record.version}
-        _log.info("loading", extra={"fields": fields})
-        found, path = model.found, str(record.path)
-
-        def work() -> Servable:
-            options = servable_options(found.config, read_class_labels(found))
-            return self._engine.load(model.name, record.version, path, options)
-
-        try:
-            servable = await self._loop.run_in_executor(self._loaders, work)
-        except CoreError as error:
-            record.fail(Failure(error.code, str(error)))
-        except ConfigError as error:
-            record.fail(Failure(Code.INVALID_ARGUMENT.canonical, str(error)))
-        except Exception:
-            _log.exception("loading failed unexpectedly", extra={"fields": fields})
-            record.fail(Failure(Code.INTERNAL.canonical, "internal error while loading"))
+    async def _load(self, model: ModelRecord, life: VersionRecord, found: ModelOnDisk) -> None:
+        result = await self._run_load(found, life, None)
+        if isinstance(result, Failure):
+            life.fail(result)
+            self._schedule_retry(model, life)
         else:
-            record.servable = servable
-            record.advance(State.AVAILABLE)
-            self._publish(model)
-            _log.info("available", extra={"fields": fields | _describe(servable)})
-        if record.failure is not None:
-            self._log_failure(model.name, record.version, record.failure)
-            self._schedule_retry(model, record)
+            life.servable = result
+            life.advance(State.AVAILABLE)
+            self._became_available(model, life, result)
         self._step(model)
 
-    def _begin_unload(self, model: ModelRecord, record: VersionRecord) -> None:
-        record.advance(State.UNLOADING)
-        servable, record.servable = record.servable, None
+    def _begin_reload(self, model: ModelRecord, version: int, attempt: int) -> None:
+        life = model.replacements[version] = self._new_life(model, version, attempt)
+        self._start(self._loads, model, self._reload(model, life, model.found))
+
+    async def _reload(self, model: ModelRecord, life: VersionRecord, found: ModelOnDisk) -> None:
+        """Beside the one that serves, whose place it takes when it is there."""
+        version, current = life.version, model.versions[life.version]
+        over = current.servable if _same_weights(current.content, life.content) else None
+        result = await self._run_load(found, life, over)
+        del model.replacements[version]
+        if isinstance(result, Failure):
+            life.fail(result)
+            model.refused[version] = life
+            self._schedule_retry(model, life)
+        elif self._closing:
+            await self._loading.unload(result)
+        else:
+            model.refused.pop(version, None)
+            life.servable = result
+            life.advance(State.AVAILABLE)
+            model.versions[version] = life
+            self._became_available(model, life, result)
+            current.advance(State.UNLOADING)
+            self._start(self._unloads, model, self._unload(model, current))
+        self._step(model)
+
+    async def _run_load(
+        self, found: ModelOnDisk, life: VersionRecord, over: Servable | None
+    ) -> Servable | Failure:
+        life.advance(State.LOADING)
+        what = "loading" if over is None else "reconfiguring"
+        _log.info(what, extra={"fields": {"model": found.name, "version": life.version}})
+        result = await self._loading.load(found, life, over)
+        if isinstance(result, Failure):
+            self._log_failure(found.name, life.version, result)
+        return result
+
+    def _became_available(self, model: ModelRecord, life: VersionRecord, servable: Servable) -> None:
+        model.expected = model.expected or bool(model.aspired)
         self._publish(model)
-        self._start(self._unload(model, record, servable))
+        fields = {"model": model.name, "version": life.version}
+        _log.info("available", extra={"fields": fields | _describe(servable)})
 
-    async def _unload(self, model: ModelRecord, record: VersionRecord, servable: Servable | None) -> None:
-        fields = {"model": model.name, "version": record.version}
+    # --- unloading ---
+
+    def _begin_unload(self, model: ModelRecord, life: VersionRecord) -> None:
+        life.advance(State.UNLOADING)
+        self._publish(model)
+        self._start(self._unloads, model, self._unload(model, life))
+
+    async def _unload(self, model: ModelRecord, life: VersionRecord) -> None:
+        servable, life.servable = life.servable, None
         if servable is not None:
-            try:
-                await self._loop.run_in_executor(self._unloaders, servable.close)
-            except Exception:
-                _log.exception("unloading failed", extra={"fields": fields})
-        record.advance(State.END)
-        _log.info("unloaded", extra={"fields": fields})
+            await self._loading.unload(servable)
+        life.advance(State.END)
+        _log.info("unloaded", extra={"fields": {"model": model.name, "version": life.version}})
         self._step(model)
 
-    def _schedule_retry(self, model: ModelRecord, record: VersionRecord) -> None:
-        if self._closing or record.attempt >= self._settings.load_retries:
-            return
-        key = (model.name, record.version)
-        delay = self._settings.load_retry_interval_s
-        self._retries[key] = self._loop.call_later(delay, self._retry, model, record)
+    # --- trying again ---
 
-    def _retry(self, model: ModelRecord, record: VersionRecord) -> None:
-        self._retries.pop((model.name, record.version), None)
-        still_wanted = record.version in model.aspired and self._models.get(model.name) is model
-        if still_wanted and model.versions.get(record.version) is record:
-            self._begin_load(model, record.version, record.attempt + 1)
+    def _schedule_retry(self, model: ModelRecord, life: VersionRecord) -> None:
+        if self._closing or life.attempt >= self._settings.load_retries:
+            return
+        delay = retry_delay_s(self._settings.load_retry_interval_s, life.attempt)
+        timer = self._loop.call_later(delay, self._retry, model, life)
+        self._retries[model.name, life.version] = timer
+
+    def _retry(self, model: ModelRecord, life: VersionRecord) -> None:
+        version = life.version
+        self._retries.pop((model.name, version), None)
+        if self._models.get(model.name) is not model or version not in model.aspired:
+            return
+        if life.content != content_of(model.found, version):
+            return  # another content has been begun, or is about to be
+        if model.versions.get(version) is life:
+            self._begin_load(model, version, life.attempt + 1)
+        elif (
+            model.refused.get(version) is life
+            and version not in model.replacements
+            and model.versions[version].state is State.AVAILABLE
+        ):
+            self._begin_reload(model, version, life.attempt + 1)
+
+    # --- bookkeeping ---
 
     def _publish(self, model: ModelRecord) -> None:
-        self._engine.set_routes(model.name, model.available(), model.default_version(), model.labels())
+        available = model.available()
+        model.labels = routable_labels(model.found.config.versions.labels, available, model.labels)
+        self._engine.set_routes(model.name, available, model.default_version(), model.labels)
 
     def _forget(self, model: ModelRecord) -> None:
-        ended = [v for v, r in model.versions.items() if r.state is State.END and v not in model.aspired]
+        for version in [v for v in model.refused if v not in model.aspired]:
+            del model.refused[version]
+        ended = [
+            v for v, life in model.versions.items() if life.state is State.END and v not in model.aspired
+        ]
         for version in sorted(ended)[:-_REMEMBERED_ENDS]:
             del model.versions[version]
-        if not model.aspired and model.failure is None and len(ended) == len(model.versions):
+        gone = not model.aspired and model.failure is None and not model.kept
+        if gone and len(ended) == len(model.versions) and self._models.get(model.name) is model:
             # Gone from disk, and everything of it has ended.
             del self._models[model.name]
             self._engine.remove_routes(model.name)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+    async def _wait_for_all(self) -> None:
+        while tasks := {*self._loads, *self._unloads}:
+            await asyncio.wait(tasks)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a repository task failed", exc_info=error)
+    def _start(
+        self, tasks: dict[asyncio.Task[None], str], model: ModelRecord, work: Coroutine[Any, Any, None]
+    ) -> None:
+        def finished(task: asyncio.Task[None]) -> None:
+            del tasks[task]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("a repository task failed", exc_info=error)
+
+        task = self._loop.create_task(work)
+        tasks[task] = model.name
+        task.add_done_callback(finished)
 
     def _log_failure(self, model: str, version: int | None, failure: Failure) -> None:
         fields = {"model": model, "version": version, "code": failure.code, "error": failure.message}
         _log.error("cannot load", extra={"fields": fields})
+
+
+def _same_weights(one: Content | None, other: Content | None) -> bool:
+    return one is not None and other is not None and one.weights == other.weights
 
 
 def _describe(servable: Servable) -> dict[str, object]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from servolley._core import Servable
+    from servolley.repository.content import Content
     from servolley.repository.layout import ModelOnDisk
 
 
@@ -26,6 +27,7 @@ class VersionRecord:
 
     version: int
     path: "Path"
+    content: "Content | None" = None
     attempt: int = 0  # earlier lives that ended in a failure
     state: State = State.START
     failure: Failure | None = None
@@ -43,13 +45,25 @@ class VersionRecord:
 
 @dataclass(slots=True)
 class ModelRecord:
-    """One model of the repository. ``failure``: why nothing of it can be loaded at all."""
+    """One model of the repository.
+
+    failure: why nothing of it can be loaded, or why what is on disk by now cannot be used.
+    versions: the life of each version that counts. replacements: lives that are loading to take the place of
+    one that is available; refused: version -> the failed replacement, whose content is not tried again.
+    labels: where each label leads. expected: the server is not ready without it. kept: stays known although
+    nothing of it is wanted.
+    """
 
     name: str
     found: "ModelOnDisk"
     aspired: frozenset[int] = frozenset()
     failure: Failure | None = None
     versions: dict[int, VersionRecord] = field(default_factory=dict)
+    replacements: dict[int, VersionRecord] = field(default_factory=dict)
+    refused: dict[int, VersionRecord] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    expected: bool = False
+    kept: bool = False
 
     def available(self) -> "dict[int, Servable]":
         """Versions that answer requests, ascending."""
@@ -61,9 +75,3 @@ class ModelRecord:
 
     def default_version(self) -> int | None:
         return max(self.available(), default=None)
-
-    def labels(self) -> dict[str, int]:
-        """Labels whose version is available."""
-        available = self.available()
-        labels = self.found.config.versions.labels
-        return {label: version for label, version in labels.items() if version in available}

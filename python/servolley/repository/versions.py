@@ -36,11 +36,18 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """Another life of a version that is available: loaded beside it, then put in its place."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unload:
     version: int
 
 
-Action = Load | Unload
+Action = Load | Reload | Unload
 
 
 def aspired_versions(policy: Versions, on_disk: Collection[int]) -> frozenset[int]:
@@ -52,27 +59,65 @@ def aspired_versions(policy: Versions, on_disk: Collection[int]) -> frozenset[in
     return frozenset(sorted(on_disk, reverse=True)[: policy.latest or 1])
 
 
-def next_actions(
-    aspired: Collection[int], states: Mapping[int, State], failed: Collection[int] = ()
-) -> list[Action]:
-    """What may be begun now. Begun actions show in ``states`` the next time.
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One model at one moment.
 
-    aspired: versions wanted. states: every version that lives or has lived. failed: versions at END that
-    ended in an error, which only a retry brings back.
-
-    Loads come first, newest version first. A version that is no longer wanted keeps serving until a wanted
-    one is available; if every wanted one fails, it stays: an old answer beats none.
+    aspired: versions wanted. states: every version that lives or has lived.
+    failed: versions at END that ended in an error and have not changed on disk since; only a retry brings
+        them back.
+    stale: available versions that lie on disk with another content by now, which has not failed to load.
+    reloading: available versions beside which another life is being loaded.
     """
-    actions: list[Action] = [
+
+    aspired: Collection[int]
+    states: Mapping[int, State]
+    failed: Collection[int] = ()
+    stale: Collection[int] = ()
+    reloading: Collection[int] = ()
+
+
+def next_actions(now: Situation, *, spare_memory: bool = False) -> list[Action]:
+    """What may be begun now. Begun actions show in the next situation.
+
+    Loads come first, newest version first. As many versions stay available as are wanted and can be loaded,
+    and at least one: an old answer beats none. ``spare_memory`` turns that round: whatever is not wanted, or
+    not as it is, goes first, and nothing is loaded before it has gone.
+    """
+    available = {version for version, state in now.states.items() if state is State.AVAILABLE}
+    unwanted = sorted(available - set(now.aspired) - set(now.reloading))
+    outdated = sorted(available & set(now.aspired) & set(now.stale) - set(now.reloading), reverse=True)
+    loads = [
         Load(version)
-        for version in sorted(aspired, reverse=True)
-        if states.get(version) in {None, State.END} and version not in failed
+        for version in sorted(now.aspired, reverse=True)
+        if now.states.get(version) in {None, State.END} and version not in now.failed
     ]
-    replaced = not aspired or any(states.get(version) is State.AVAILABLE for version in aspired)
-    if replaced:
-        actions += [
-            Unload(version)
-            for version, state in sorted(states.items())
-            if state is State.AVAILABLE and version not in aspired
-        ]
-    return actions
+    if spare_memory:
+        leaving: list[Action] = [Unload(version) for version in (*unwanted, *outdated)]
+        if leaving or State.UNLOADING in now.states.values():
+            return leaving
+        return [*loads]
+    promised = max(1, len(set(now.aspired) - set(now.failed))) if now.aspired else 0
+    dispensable = max(0, len(available) - promised)
+    return [
+        *loads,
+        *(Reload(version) for version in outdated),
+        *(Unload(version) for version in unwanted[:dispensable]),
+    ]
+
+
+def routable_labels(
+    wanted: Mapping[str, int], available: Collection[int], routed: Mapping[str, int]
+) -> dict[str, int]:
+    """Label -> version, of available versions only.
+
+    wanted: as configured; a version may still be on its way. routed: where each label points now: there it
+    stays as long as it can, until its version is available.
+    """
+    labels = {}
+    for label, version in wanted.items():
+        for candidate in (version, routed.get(label)):
+            if candidate is not None and candidate in available:
+                labels[label] = candidate
+                break
+    return labels

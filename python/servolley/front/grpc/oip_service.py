@@ -65,8 +65,8 @@ class OipService:
             return oip.all_statistics(self._context)
         return oip.model_statistics(self._context, *_which(request))
 
-    def repository_index(self, request: Any) -> Document:
-        return {"models": oip.repository_index(self._context, only_ready=request.ready)}
+    async def repository_index(self, request: Any) -> Document:
+        return {"models": await oip.repository_index(self._context, only_ready=request.ready)}
 
     async def load(self, request: Any) -> Document:
         await self._context.control.load(*_change(request))

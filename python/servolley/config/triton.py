@@ -1,0 +1,186 @@
+"""Triton's ModelConfig, as config.pbtxt or as the ``config`` parameter of a load, made ours. What would run
+the model in another way than its owner expects is an error naming the field; what has no effect is a remark.
+
+Nothing here imports protobuf before it is used."""
+
+from typing import Any
+
+import msgspec
+
+from servolley.config.model import ModelConfig
+from servolley.config.strict import ConfigError
+
+MESSAGE = "inference.ModelConfig"
+
+_BACKENDS = {"", "onnxruntime"}
+_PLATFORMS = {"", "onnxruntime_onnx"}
+# optimization.graph.level: 0 = everything.
+_GRAPH_LEVELS = {0: "all", -1: "basic", 1: "extended", 2: "off"}
+_ACCELERATORS = {"cuda"}
+_COUNTS = {"intra_op_thread_count": "intra_op_threads", "inter_op_thread_count": "inter_op_threads"}
+_SWITCHES = {
+    "execution_mode": "parallel_execution",
+    "enable_mem_arena": "memory_arena",
+    "enable_mem_pattern": "memory_pattern",
+}
+_KIND_AUTO, _KIND_GPU = 0, 1
+
+
+def parse_text(text: str, message: Any, directory_name: str) -> tuple[ModelConfig, list[str]]:
+    """``text``: config.pbtxt. Returns the configuration, and remarks on what has no effect here.
+
+    message: an empty inference.ModelConfig. Raises ConfigError naming the field.
+    """
+    from google.protobuf import text_format
+
+    try:
+        text_format.Parse(text, message, descriptor_pool=message.DESCRIPTOR.file.pool)
+    except (text_format.ParseError, RecursionError) as error:
+        raise ConfigError(f"not an {MESSAGE}: {error}") from error
+    return model_config(message, directory_name)
+
+
+def parse_json(text: str, message: Any, name: str) -> tuple[ModelConfig, list[str]]:
+    """The same from JSON, as Triton's clients send it."""
+    from google.protobuf import json_format
+
+    try:
+        json_format.Parse(text, message, descriptor_pool=message.DESCRIPTOR.file.pool)
+    except (json_format.ParseError, RecursionError, ValueError) as error:
+        raise ConfigError(f"not an {MESSAGE}: {error}") from error
+    return model_config(message, name)
+
+
+def model_config(message: Any, name: str) -> tuple[ModelConfig, list[str]]:
+    """Raises ConfigError."""
+    if message.name not in {"", name}:
+        raise ConfigError(f"name: '{message.name}' is not the model's name '{name}'")
+    if message.platform not in _PLATFORMS or message.backend not in _BACKENDS:
+        raise ConfigError(
+            f"platform, backend: '{message.platform or message.backend}' is not supported; only onnxruntime"
+        )
+    _refuse(message)
+    document: dict[str, Any] = {
+        "batching": _batching(message),
+        "runtime": _runtime(message),
+        "versions": _versions(message),
+        "class_labels": {each.name: each.label_filename for each in message.output if each.label_filename},
+    }
+    if message.default_model_filename:
+        document["filename"] = message.default_model_filename
+    try:
+        config = msgspec.convert(msgspec.to_builtins(document), type=ModelConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+    return config, _remarks(message)
+
+
+def _refuse(message: Any) -> None:
+    for each in message.input:
+        if each.allow_ragged_batch or each.is_shape_tensor or each.is_non_linear_format_io or each.optional:
+            raise ConfigError(f"input '{each.name}': ragged, optional and shape tensors are not supported")
+    for each in (*message.input, *message.output):
+        if each.HasField("reshape"):
+            raise ConfigError(f"reshape of '{each.name}' is not supported")
+    for field in ("batch_input", "batch_output"):
+        if getattr(message, field):
+            raise ConfigError(f"{field} is not supported")
+    if message.model_transaction_policy.decoupled:
+        raise ConfigError("model_transaction_policy: decoupled models are not supported")
+    accelerators = message.optimization.execution_accelerators
+    for each in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator):
+        if each.name not in _ACCELERATORS:
+            raise ConfigError(f"execution_accelerators: '{each.name}' is not supported")
+
+
+def _versions(message: Any) -> dict[str, Any]:
+    policy = message.version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return {"all": True}
+    if choice == "specific":
+        if not policy.specific.versions:
+            raise ConfigError("version_policy: specific names no version")
+        return {"specific": list(policy.specific.versions)}
+    if choice == "latest":
+        if policy.latest.num_versions == 0:
+            raise ConfigError("version_policy: latest needs num_versions of at least 1")
+        return {"latest": policy.latest.num_versions}
+    return {}
+
+
+def _batching(message: Any) -> dict[str, Any]:
+    batching: dict[str, Any] = {}
+    if message.max_batch_size < 0:
+        raise ConfigError("max_batch_size must not be negative")
+    # 0 says "unbatched" only to whom the shapes are written out; else it is left to be found out.
+    if message.max_batch_size > 0 or (message.input and message.output):
+        batching["max_batch_size"] = message.max_batch_size
+    if message.WhichOneof("scheduling_choice") != "dynamic_batching":
+        return batching
+    dynamic = message.dynamic_batching
+    if dynamic.priority_levels or dynamic.priority_queue_policy:
+        raise ConfigError("dynamic_batching: priority levels are not supported")
+    batching["preferred_batch_sizes"] = sorted(set(dynamic.preferred_batch_size))
+    batching["max_queue_delay_us"] = dynamic.max_queue_delay_microseconds
+    if dynamic.HasField("default_queue_policy"):
+        policy = dynamic.default_queue_policy
+        if policy.timeout_action != 0:
+            raise ConfigError("default_queue_policy: timeout_action DELAY is not supported")
+        batching["default_timeout_us"] = policy.default_timeout_microseconds
+        batching["allow_timeout_override"] = policy.allow_timeout_override
+        batching["max_queue_size"] = policy.max_queue_size
+    return batching
+
+
+def _runtime(message: Any) -> dict[str, Any]:
+    runtime: dict[str, Any] = {}
+    if message.instance_group:
+        runtime["device"], runtime["instances"] = _placement(message.instance_group)
+    level = message.optimization.graph.level
+    if level not in _GRAPH_LEVELS:
+        raise ConfigError(f"optimization.graph: level {level} is not known")
+    runtime["graph_optimization"] = _GRAPH_LEVELS[level]
+    for key, parameter in message.parameters.items():
+        if key not in _COUNTS and key not in _SWITCHES:
+            continue
+        try:
+            value = int(parameter.string_value)
+        except ValueError:
+            raise ConfigError(f"parameters: '{key}' must be a number") from None
+        if key in _SWITCHES:
+            runtime[_SWITCHES[key]] = value != 0
+        elif value > 0:  # 0: the default
+            runtime[_COUNTS[key]] = value
+    return runtime
+
+
+def _placement(groups: Any) -> tuple[str, int]:
+    """The device, and how many instances on it."""
+    devices: set[str] = set()
+    count = 0
+    for group in groups:
+        on_gpu = group.kind == _KIND_GPU or (group.kind == _KIND_AUTO and group.gpus)
+        devices |= {f"cuda:{gpu}" for gpu in group.gpus or [0]} if on_gpu else {"cpu"}
+        if group.passive or group.secondary_devices:
+            raise ConfigError("instance_group: passive groups and secondary devices are not supported")
+        # Without a number Triton starts two instances on CPUs; here they are chosen for the device.
+        count += group.count
+    if len(devices) != 1:
+        raise ConfigError(f"instance_group: one device for each model, not {', '.join(sorted(devices))}")
+    return devices.pop(), count
+
+
+def _remarks(message: Any) -> list[str]:
+    given = {
+        "metric_tags": bool(message.metric_tags),
+        "cc_model_filenames": bool(message.cc_model_filenames),
+        "response_cache": message.response_cache.enable,
+        "rate_limiter": any(group.HasField("rate_limiter") for group in message.instance_group),
+        "preserve_ordering": message.dynamic_batching.preserve_ordering,
+        "model_warmup: zero-filled batches are run instead": bool(message.model_warmup),
+        "runtime": bool(message.runtime),
+    }
+    remarks = [f"has no effect: {field}" for field, is_given in given.items() if is_given]
+    known = {*_COUNTS, *_SWITCHES}
+    return remarks + [f"has no effect: parameters '{key}'" for key in message.parameters if key not in known]

@@ -1,0 +1,31 @@
+"""What a version was loaded from, so that a change on disk tells what it asks for: nothing, new batching over
+the same weights, or the weights anew."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from servolley.repository.layout import ModelOnDisk
+
+# Of [runtime], what the weights do not depend on.
+_NOT_THE_WEIGHTS = ("instances", "execution", "warmup")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """weights: the files and how they are loaded. serving: how requests reach them."""
+
+    weights: object
+    serving: object
+
+
+def content_of(model: "ModelOnDisk", version: int) -> Content:
+    runtime = msgspec.structs.asdict(model.config.runtime)
+    serving = tuple(runtime.pop(key) for key in _NOT_THE_WEIGHTS)
+    labels = (model.config.class_labels, model.label_stamp) if model.config.class_labels else None
+    return Content(
+        (model.versions.get(version), model.stamps.get(version), runtime),
+        (model.config.batching, serving, labels),
+    )

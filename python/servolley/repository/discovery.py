@@ -1,0 +1,113 @@
+"""Which of the things that a look at the disk finds may be believed, and looking again and again. Files that
+are being copied change between two looks; a folder that is being replaced is missing for a moment."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol
+
+from servolley.repository.layout import ModelOnDisk, RepositoryError
+
+_log = logging.getLogger(__name__)
+
+Models = Mapping[str, ModelOnDisk]
+
+
+class Source(Protocol):
+    """Something that can be looked at. Blocking; RepositoryError: there is nothing to be seen at all."""
+
+    def look(self) -> dict[str, ModelOnDisk]: ...
+
+
+def settled(known: Models, before: Models, now: Models) -> dict[str, ModelOnDisk]:
+    """What holds after a look, given what held so far and the look before it. Pure.
+
+    A version is believed when two looks in a row found the same, or when it says itself that it is complete;
+    so is its absence, and a configuration. Until then what held so far still does.
+    """
+    models = {}
+    for name in sorted(known.keys() | before.keys() | now.keys()):
+        model = _settled(known.get(name), before.get(name), now.get(name))
+        if model is not None:
+            models[name] = model
+    return models
+
+
+def _settled(
+    known: ModelOnDisk | None, before: ModelOnDisk | None, now: ModelOnDisk | None
+) -> ModelOnDisk | None:
+    if now is None:
+        return None if before is None else known
+    if now.unreadable:
+        return known
+    same_config = before is not None and _config(before) == _config(now)
+    if not same_config and not (known is not None and _config(known) == _config(now)) and not now.complete:
+        return known
+    versions, stamps = {}, {}
+    for version in sorted((known.versions.keys() if known else set()) | now.versions.keys()):
+        twice = before is not None and before.stamps.get(version) == now.stamps.get(version)
+        if twice or version in now.complete:
+            if version in now.versions:
+                versions[version], stamps[version] = now.versions[version], now.stamps[version]
+        elif known is not None and version in known.versions:
+            versions[version], stamps[version] = known.versions[version], known.stamps[version]
+    if known is None and not versions and now.versions:
+        return None  # all of it is still being copied
+    return replace(now, versions=versions, stamps=stamps, empty=not versions)
+
+
+def _config(model: ModelOnDisk) -> tuple[object, ...]:
+    return (model.config_stamp, model.label_stamp, model.error)
+
+
+class Poller:
+    """Looks every ``interval_s``, and says what holds whenever that has changed."""
+
+    def __init__(
+        self, source: Source, first: Models, interval_s: float, changed: Callable[[Models], None]
+    ) -> None:
+        self._source = source
+        self._known: Models = first
+        self._before: Models = first
+        self._interval_s = interval_s
+        self._changed = changed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="poll")
+        self._blind = False
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await asyncio.sleep(self._interval_s)
+                self.take(await loop.run_in_executor(self._thread, self._look))
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def take(self, look: Models | None) -> None:
+        """One look's result; None if nothing could be seen, which changes nothing."""
+        if look is None:
+            return
+        known = settled(self._known, self._before, look)
+        self._before = look
+        if known != self._known:
+            self._known = known
+            self._changed(known)
+
+    def _look(self) -> Models | None:
+        try:
+            models = self._source.look()
+        except RepositoryError as error:
+            if not self._blind:
+                _log.warning(
+                    "cannot look: what is loaded keeps serving", extra={"fields": {"error": str(error)}}
+                )
+            self._blind = True
+            return None
+        except Exception:
+            _log.exception("looking at the repository failed")
+            return None
+        self._blind = False
+        return models

@@ -1,0 +1,166 @@
+"""Loading and unloading by the repository API. Changes of one model wait for each other, in the order in
+which they came; one that was accepted is carried through, whether its caller still waits or not."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from servolley.config.model import ModelConfig
+from servolley.config.strict import ConfigError
+from servolley.repository.layout import ModelOnDisk, RepositoryError, Scanner
+from servolley.repository.manager import Manager
+from servolley.repository.names import valid_model_name
+from servolley.status import Code, StatusError, invalid_argument, not_found
+
+#: Changes of one model that may wait. Plain loads count once, however many ask for them.
+MOST_WAITING = 16
+
+ParseConfig = Callable[[str, str], ModelConfig]
+"""(model's name, Triton's ModelConfig as JSON) -> ours. Raises ConfigError."""
+
+
+class ExplicitControl:
+    """``--model-control-mode explicit``."""
+
+    def __init__(self, manager: Manager, scanner: Scanner, parse_config: ParseConfig) -> None:
+        self._manager = manager
+        self._scanner = scanner
+        self._parse_config = parse_config
+        # One at a time: a scanner remembers.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan")
+        self._queues: dict[str, _Queue] = {}
+
+    async def load(self, name: str, parameters: dict[str, Any]) -> None:
+        override = self._override(name, parameters)
+        queue = self._queue(name)
+        if override is not None:
+            await self._put(name, queue, self._load(name, queue, override))
+            return
+        if queue.plain_load is None:
+            queue.plain_load = self._begin(name, queue, self._load(name, queue, None))
+        await asyncio.shield(queue.plain_load)
+
+    async def unload(self, name: str, parameters: dict[str, Any]) -> None:
+        """Returns when no request finds the model any more; those that have are still being answered."""
+        _check(name)
+        for key, value in parameters.items():
+            if key != "unload_dependents":
+                raise invalid_argument(f"unknown unload parameter '{key}'")
+            if not isinstance(value, bool):
+                raise invalid_argument("'unload_dependents' must be a boolean")
+        queue = self._queue(name)
+        await self._put(name, queue, self._unload(name, queue))
+
+    async def names(self) -> list[str]:
+        """Models on disk, loaded or not."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._scanner.names)
+        except (RepositoryError, OSError):
+            return []
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+    # --- in turn ---
+
+    def _queue(self, name: str) -> "_Queue":
+        return self._queues.get(name) or _Queue()
+
+    def _begin(self, name: str, queue: "_Queue", work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if queue.waiting >= MOST_WAITING:
+            work.close()
+            raise StatusError(Code.ABORTED, f"too many changes of '{name}' are waiting")
+        self._queues[name] = queue
+        queue.waiting += 1
+        task = asyncio.get_running_loop().create_task(work)
+
+        def finished(task: asyncio.Task[None]) -> None:
+            queue.waiting -= 1
+            if queue.waiting == 0:
+                self._queues.pop(name, None)
+            if not task.cancelled():
+                task.exception()  # whoever waits has it; perhaps nobody does
+
+        task.add_done_callback(finished)
+        return task
+
+    async def _put(self, name: str, queue: "_Queue", work: Coroutine[Any, Any, None]) -> None:
+        await asyncio.shield(self._begin(name, queue, work))
+
+    async def _load(self, name: str, queue: "_Queue", override: ModelConfig | None) -> None:
+        async with queue.turn:
+            if override is None:
+                queue.plain_load = None  # from now on what is asked for may be about newer files
+            found = await self._look_at(name)
+            if override is not None:
+                found = replace(found, config=override, error=None)
+            if found.error is not None:
+                raise invalid_argument(f"failed to load '{name}', {found.error}")
+            await self._apply(name, found)
+
+    async def _apply(self, name: str, found: ModelOnDisk) -> None:
+        before = self._manager.models.get(name)
+        previous = before.found if before is not None and before.aspired else None
+        model = self._manager.apply_model(found, again=True)
+        await self._manager.settle(name)
+        failures = self._manager.failures_of(model)
+        if not failures:
+            return
+        if previous is not None and previous.versions:
+            self._manager.apply_model(previous)  # what still serves, and how
+        _, _, failure = failures[0]
+        raise StatusError(_code(failure.code), f"failed to load '{name}', {failure.message}")
+
+    async def _unload(self, name: str, queue: "_Queue") -> None:
+        async with queue.turn:
+            model = self._manager.models.get(name)
+            if model is not None:
+                self._manager.withdraw(name, keep=True)
+
+    async def _look_at(self, name: str) -> ModelOnDisk:
+        _check(name)
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._thread, self._scanner.look_at, name)
+        except (RepositoryError, OSError):
+            found = None
+        if found is None or found.unreadable:
+            raise not_found(f"failed to load '{name}', failed to poll from model repository")
+        return found
+
+    def _override(self, name: str, parameters: dict[str, Any]) -> ModelConfig | None:
+        _check(name)
+        for key in parameters:
+            if key.startswith("file:"):
+                raise StatusError(Code.UNIMPLEMENTED, "this server does not support file overrides")
+            if key != "config":
+                raise invalid_argument(f"unknown load parameter '{key}'")
+        text = parameters.get("config")
+        if text is None:
+            return None
+        if not isinstance(text, str):
+            raise invalid_argument("'config' must be a string with a ModelConfig in JSON")
+        try:
+            return self._parse_config(name, text)
+        except ConfigError as error:
+            raise invalid_argument(f"failed to load '{name}', {error}") from error
+
+
+class _Queue:
+    """The changes of one model that are under way or wait. ``plain_load``: one that has not begun yet."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.waiting = 0
+        self.plain_load: asyncio.Task[None] | None = None
+
+
+def _check(name: str) -> None:
+    if not valid_model_name(name):
+        raise invalid_argument("not a model name")
+
+
+def _code(canonical: str) -> Code:
+    return next((code for code in Code if code.canonical == canonical), Code.INTERNAL)

@@ -1,0 +1,197 @@
+"""What the lifecycle tests share: putting versions into place, and clients that ask without a pause."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+import onnx
+
+import models
+from integration.server_process import Server, wait_until
+from integration.slim_tensorflow import stock_module
+
+#: Flags of a server that notices soon.
+QUICK = ("--poll-interval", "0.1")
+
+
+def put(root: Path, name: str, version: int, model: onnx.ModelProto) -> None:
+    """Puts a version into place as one should: whole, by a rename. One that is there already is replaced."""
+    hidden = root / f".{name}-{version}"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
+    (hidden / "model.onnx").write_bytes(model.SerializeToString())
+    (root / name).mkdir(exist_ok=True)
+    place = root / name / str(version)
+    if place.exists():
+        (hidden / "model.onnx").rename(place / "model.onnx")
+    else:
+        hidden.rename(place)
+
+
+def states(server: Server, model: str = "m") -> dict[int, str]:
+    answer = server.get(f"/v1/models/{model}")
+    if answer.status == 404:
+        return {}
+    return {int(row["version"]): row["state"] for row in answer.json()["model_version_status"]}
+
+
+def await_states(server: Server, expected: dict[int, str], model: str = "m") -> None:
+    """Versions at END that are not expected do not count."""
+
+    def reached() -> bool:
+        found = states(server, model)
+        return {v: s for v, s in found.items() if v in expected or s != "END"} == expected
+
+    try:
+        wait_until(reached, 30, f"{model} is {expected}")
+    except AssertionError:
+        raise AssertionError(f"{model} is {states(server, model)}, not {expected}:\n{server.log}") from None
+
+
+def constant_of(server: Server, path: str = "m") -> float:
+    """What ``models.plus`` adds, asked over REST. ``path``: m, m/versions/1 or m/labels/stable."""
+    answer = server.predict(path, {"instances": [0.0]})
+    assert answer.status == 200, answer
+    return float(answer.json()["predictions"][0])
+
+
+class Ask:
+    """One way of asking ``models.plus`` under the name m: what it added, and the version it gave."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def __call__(self) -> tuple[float, int | None]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class AskOverHttp(Ask):
+    def __init__(self, server: Server) -> None:
+        from tritonclient.http import InferenceServerClient, InferInput
+
+        self._client = InferenceServerClient(server.url)
+        self._input = InferInput("x", [1], "FP32")
+        self._input.set_data_from_numpy(np.zeros(1, np.float32))
+
+    def __call__(self) -> tuple[float, int | None]:
+        result = self._client.infer("m", [self._input])
+        return float(result.as_numpy("y")[0]), int(result.get_response()["model_version"])
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class AskOverGrpc(Ask):
+    def __init__(self, server: Server) -> None:
+        from tritonclient.grpc import InferenceServerClient, InferInput
+
+        self._client = InferenceServerClient(server.url)
+        self._input = InferInput("x", [1], "FP32")
+        self._input.set_data_from_numpy(np.zeros(1, np.float32))
+
+    def __call__(self) -> tuple[float, int | None]:
+        result = self._client.infer("m", [self._input])
+        return float(result.as_numpy("y")[0]), int(result.get_response().model_version)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class AskRest(Ask):
+    def __call__(self) -> tuple[float, int | None]:
+        return constant_of(self.server), None
+
+
+class AskPredict(Ask):
+    """TensorFlow Serving's Predict, by a label if there is one."""
+
+    def __init__(self, server: Server, label: str = "") -> None:
+        self._channel = grpc.insecure_channel(server.url)
+        stub = stock_module("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
+        request = stock_module("predict_pb2").PredictRequest()
+        request.model_spec.name = "m"
+        if label:
+            request.model_spec.version_label = label
+        request.inputs["x"].dtype = 1
+        request.inputs["x"].tensor_shape.dim.add(size=1)
+        request.inputs["x"].float_val.append(0.0)
+        self._predict: Callable[[], Any] = lambda: stub.Predict(request, timeout=30)
+
+    def __call__(self) -> tuple[float, int | None]:
+        response = self._predict()
+        return response.outputs["y"].float_val[0], response.model_spec.version.value
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+ALL_WAYS: tuple[Callable[[Server], Ask], ...] = (AskOverHttp, AskOverGrpc, AskRest, AskPredict)
+
+
+class Askers:
+    """A thread for each way of asking; ``with`` ends them and raises what went wrong in any."""
+
+    def __init__(self, server: Server, *ways: Callable[[Server], Ask]) -> None:
+        self.answers: list[tuple[float, int | None]] = []
+        self.errors: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(server, way)) for way in ways]
+
+    def _ask(self, server: Server, way: Callable[[Server], Ask]) -> None:
+        with asking(server, way) as ask:
+            while not self._stop.is_set():
+                try:
+                    self.answers.append(ask())
+                except Exception as error:
+                    self.errors.append(f"{way}: {error!r}")
+                    return
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        if kind is None:
+            assert not self.errors, self.errors
+
+
+@contextmanager
+def asking(server: Server, way: Callable[[Server], Ask]) -> Iterator[Ask]:
+    ask = way(server)
+    try:
+        yield ask
+    finally:
+        ask.close()
+
+
+def repository(root: Path, *versions: int, config: str = "") -> Path:
+    """A model m whose version n adds n."""
+    for version in versions:
+        put(root, "m", version, models.plus(version))
+    if config:
+        (root / "m" / "model.toml").write_text(config)
+    return root
+
+
+def set_config(root: Path, config: str, name: str = "m") -> None:
+    hidden = root / name / ".model.toml"
+    hidden.write_text(config)
+    hidden.rename(root / name / "model.toml")
