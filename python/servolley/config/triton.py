@@ -42,10 +42,14 @@ def parse_text(text: str, message: Any, directory_name: str) -> tuple[ModelConfi
 
 def parse_json(text: str, message: Any, name: str) -> tuple[ModelConfig, list[str]]:
     """The same from JSON, as Triton's clients send it."""
+    import orjson
     from google.protobuf import json_format
 
     try:
-        json_format.Parse(text, message, descriptor_pool=message.DESCRIPTOR.file.pool)
+        document = orjson.loads(text)
+        if not isinstance(document, dict):
+            raise ConfigError(f"not an {MESSAGE}: not a JSON object")
+        json_format.ParseDict(document, message, descriptor_pool=message.DESCRIPTOR.file.pool)
     except (json_format.ParseError, RecursionError, ValueError) as error:
         raise ConfigError(f"not an {MESSAGE}: {error}") from error
     return model_config(message, name)

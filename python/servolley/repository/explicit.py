@@ -12,6 +12,7 @@ from servolley.config.strict import ConfigError
 from servolley.repository.layout import ModelOnDisk, RepositoryError, Scanner
 from servolley.repository.manager import Manager
 from servolley.repository.names import valid_model_name
+from servolley.repository.versions import NO_VERSION, aspired_versions
 from servolley.status import Code, StatusError, invalid_argument, not_found
 
 #: Changes of one model that may wait. Plain loads count once, however many ask for them.
@@ -98,6 +99,8 @@ class ExplicitControl:
                 found = replace(found, config=override, error=None)
             if found.error is not None:
                 raise invalid_argument(f"failed to load '{name}', {found.error}")
+            if not aspired_versions(found.config.versions, found.versions):
+                raise invalid_argument(f"failed to load '{name}', {NO_VERSION}")
             await self._apply(name, found)
 
     async def _apply(self, name: str, found: ModelOnDisk) -> None:

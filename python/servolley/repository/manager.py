@@ -13,6 +13,7 @@ from servolley.repository.layout import ModelOnDisk
 from servolley.repository.loading import Loader, Loading, retry_delay_s
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
 from servolley.repository.versions import (
+    NO_VERSION,
     Load,
     Reload,
     Situation,
@@ -146,8 +147,7 @@ class Manager:
         if model.aspired:
             model.failure = None
             return
-        error = on_disk.error or "at least one version must be available under the version policy"
-        self._fail_model(model, Failure(Code.FAILED_PRECONDITION.canonical, error))
+        self._fail_model(model, Failure(Code.FAILED_PRECONDITION.canonical, on_disk.error or NO_VERSION))
 
     def _fail_model(self, model: ModelRecord, failure: Failure) -> None:
         if model.failure != failure:

@@ -6,6 +6,8 @@ from enum import Enum
 
 from servolley.config.model import Versions
 
+NO_VERSION = "at least one version must be available under the version policy"
+
 
 class State(Enum):
     """A version's life. It only ever moves forward; loading again is a new life."""
