@@ -15,7 +15,8 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
                                       std::uint64_t body_bytes, std::size_t decoded_bytes,
                                       std::uint32_t queue_size, std::uint64_t request_timeout_us,
                                       std::uint64_t inline_threshold_us, std::uint64_t busy_poll_us,
-                                      int grpc_compression_level) {
+                                      int grpc_compression_level, std::size_t shared_memory_regions,
+                                      std::uint64_t shared_memory_bytes) {
   engine::EngineOptions options;
   options.pool_bytes = pool_bytes;
   options.body_bytes = body_bytes;
@@ -25,6 +26,7 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.inline_threshold_us = inline_threshold_us;
   options.busy_poll_us = busy_poll_us;
   options.grpc_compression_level = std::clamp(grpc_compression_level, 0, 9);
+  options.shared_memory = {.regions = shared_memory_regions, .bytes = shared_memory_bytes};
   options.http.body_bytes = body_bytes;
   // One limit for what a client may send at once, whichever protocol it speaks.
   options.http2.message_bytes = std::min(options.http2.message_bytes, body_bytes);
@@ -125,6 +127,51 @@ std::int64_t next_expiry_us(const PyEngine& self) {
   return to_ns(next - now) / 1000 + 1;
 }
 
+py::list shared_memory_regions(const PyEngine& self) {
+  py::list out;
+  for (const auto& [name, region] : self.engine->regions().table()) {
+    py::dict entry;
+    entry["name"] = name;
+    entry["key"] = region->key();
+    entry["offset"] = region->offset();
+    entry["byte_size"] = region->bytes();
+    out.append(entry);
+  }
+  return out;
+}
+
+py::dict shared_memory_usage(const PyEngine& self) {
+  const shm::Usage& usage = self.engine->regions().usage();
+  py::dict out;
+  out["regions"] = usage.regions;
+  out["bytes"] = usage.bytes;
+  return out;
+}
+
+void bind_shared_memory(py::class_<PyEngine>& engine) {
+  engine
+      // quick
+      .def(
+          "register_shared_memory",
+          [](PyEngine& self, const std::string& name, const std::string& key, std::uint64_t offset,
+             std::uint64_t byte_size) {
+            raise_if_error(self.engine->regions().add(name, key, offset, byte_size));
+          },
+          py::arg("name"), py::arg("key"), py::arg("offset"), py::arg("byte_size"))
+      .def(
+          "unregister_shared_memory",
+          [](PyEngine& self, const std::optional<std::string>& name) {
+            if (name) {
+              self.engine->regions().remove(*name);
+            } else {
+              self.engine->regions().clear();
+            }
+          },
+          py::arg("name"))
+      .def("shared_memory_regions", &shared_memory_regions)
+      .def("shared_memory_usage", &shared_memory_usage);
+}
+
 // Runs a member of the engine without the GIL, then reports who wants attention.
 template <class F>
 py::object heavy(PyEngine& self, F&& call) {
@@ -185,7 +232,9 @@ py::object PyEngine::take_attention() {
 void bind_engine(py::module_& module) {
   bind_servable(module);
   const engine::EngineOptions defaults;
-  py::class_<PyEngine>(module, "Engine")
+  py::class_<PyEngine> engine(module, "Engine");
+  bind_shared_memory(engine);
+  engine
       // heavy
       .def(py::init(&make_engine), py::kw_only(), py::arg("ort_library"),
            py::arg("pool_bytes") = defaults.pool_bytes, py::arg("body_bytes") = defaults.body_bytes,
@@ -194,7 +243,9 @@ void bind_engine(py::module_& module) {
            py::arg("request_timeout_us") = defaults.request_timeout_us,
            py::arg("inline_threshold_us") = defaults.inline_threshold_us,
            py::arg("busy_poll_us") = defaults.busy_poll_us,
-           py::arg("grpc_compression_level") = defaults.grpc_compression_level)
+           py::arg("grpc_compression_level") = defaults.grpc_compression_level,
+           py::arg("shared_memory_regions") = defaults.shared_memory.regions,
+           py::arg("shared_memory_bytes") = defaults.shared_memory.bytes)
       .def("load", &load, py::arg("name"), py::arg("version"), py::arg("path"), py::arg("options"),
            py::keep_alive<0, 1>())
       .def("reconfigure", &reconfigure, py::arg("servable"), py::arg("options"),

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,6 +16,7 @@
 #include "memory/buffer.h"
 #include "memory/payload.h"
 #include "memory/pool.h"
+#include "shm/regions.h"
 #include "tensor/shape.h"
 #include "tensor/signature.h"
 #include "tensor/tensor_view.h"
@@ -29,12 +31,21 @@ struct InputTensor {
   Buffer owner;
 };
 
-enum class OutputForm : std::uint8_t { kJson, kBinary };
+enum class OutputForm : std::uint8_t { kJson, kBinary, kShared };
 
 struct RequestedOutput {
   std::uint32_t index = 0;  // in the signature
   OutputForm form = OutputForm::kJson;
   std::uint32_t classification = 0;  // k of "top k classes", 0 = the tensor itself
+  std::uint32_t shared = 0;          // kShared: its place in InferRequest::shared_outputs
+};
+
+// The part of a client's shared memory that an output is to be written to. The region lives at
+// least as long.
+struct SharedOutput {
+  std::shared_ptr<const shm::Region> region;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
 };
 
 // A decoded request. Reused: clear() keeps every capacity, so that a warm server decodes small
@@ -43,7 +54,8 @@ struct InferRequest {
   std::string id;
   std::vector<InputTensor> inputs;       // every input of the signature, in its order
   std::vector<RequestedOutput> outputs;  // in the order of the answer
-  std::uint64_t priority = 0;            // 0 = the model's default, 1 = highest
+  std::vector<SharedOutput> shared_outputs;
+  std::uint64_t priority = 0;  // 0 = the model's default, 1 = highest
   std::optional<std::uint64_t> timeout_us;
   bool columnar = false;  // TensorFlow Serving's "inputs" form instead of "instances"
 
@@ -51,6 +63,7 @@ struct InferRequest {
     id.clear();
     inputs.clear();
     outputs.clear();
+    shared_outputs.clear();
     priority = 0;
     timeout_us.reset();
     columnar = false;
@@ -64,6 +77,8 @@ struct DecodeContext {
   Pool& pool;
   // Bytes that all decoded tensors of one request may take together: TOO_LARGE above.
   std::size_t decoded_bytes_limit;
+  // Shared memory that clients have registered; null where they may not.
+  const shm::Regions* regions = nullptr;
 };
 
 // One output tensor of one request (its rows of the batch).

@@ -96,6 +96,31 @@ bool Decoder::parameter_uint64(std::string_view who, std::uint64_t& out) {
   return refuse_instead(message(who, " must be an integer from 0 to 18446744073709551615"));
 }
 
+bool Decoder::shared_parameter(std::string_view key, SharedParameters& out, bool& known) {
+  known = true;
+  if (key == "shared_memory_region") {
+    if (std::exchange(out.given, true)) return refuse_twice(key);
+    std::string_view region;
+    if (!expect(JsonKind::kString, "parameter 'shared_memory_region'", "a string") ||
+        !reader_.read_string(region, scratch_)) {
+      return false;
+    }
+    out.region = region;
+    return true;
+  }
+  std::optional<std::uint64_t>* const number = key == "shared_memory_offset"      ? &out.offset
+                                               : key == "shared_memory_byte_size" ? &out.bytes
+                                                                                  : nullptr;
+  if (!number) {
+    known = false;
+    return true;
+  }
+  if (*number) return refuse_twice(key);
+  return parameter_uint64(number == &out.bytes ? "parameter 'shared_memory_byte_size'"
+                                               : "parameter 'shared_memory_offset'",
+                          number->emplace());
+}
+
 bool Decoder::sequence_id() {
   if (reader_.peek() == JsonKind::kString) {
     std::string_view id;

@@ -12,6 +12,7 @@
 #include "codec/json_tensor.h"
 #include "codec/messages.h"
 #include "codec/oip_rules.h"
+#include "codec/oip_shared.h"
 
 namespace servolley::codec::oip {
 
@@ -42,7 +43,7 @@ class Decoder {
     bool checked = false;  // name, datatype and shape agree with the signature
     const char* data = nullptr;
     bool data_read = false;
-    bool in_shared_memory = false;
+    SharedParameters shared;
     std::optional<std::uint64_t> binary_size;
     std::size_t elements = 0;
   };
@@ -51,7 +52,7 @@ class Decoder {
     bool has_parameters = false;
     std::optional<bool> binary;
     std::uint32_t classification = 0;
-    bool in_shared_memory = false;
+    SharedParameters shared;
   };
 
   const Signature& signature() const { return context_.signature; }
@@ -88,6 +89,8 @@ class Decoder {
   bool request_parameters();
   bool request_parameter(std::string_view key);
   bool parameter_uint64(std::string_view who, std::uint64_t& out);
+  // Reads the value of a 'shared_memory_...' parameter; `*known` is whether the key is one.
+  bool shared_parameter(std::string_view key, SharedParameters& out, bool& known);
   bool sequence_id();
   bool sequence_flag(std::string_view key);
   bool custom_parameter(std::string_view key);

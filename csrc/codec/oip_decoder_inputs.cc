@@ -109,8 +109,9 @@ bool Decoder::input_parameters(Input& input) {
       input.binary_size = size;
       continue;
     }
-    if (key == "shared_memory_region") input.in_shared_memory = true;
-    if (!reader_.skip_value(4)) return false;
+    bool known = false;
+    if (!shared_parameter(key, input.shared, known)) return false;
+    if (!known && !reader_.skip_value(4)) return false;
   }
   return !reader_.failed();
 }
@@ -147,14 +148,16 @@ bool Decoder::read_data(Input& input) {
 bool Decoder::resolve_input(Input& input) {
   if (!check(input)) return false;
   const int sources =
-      (input.data ? 1 : 0) + (input.binary_size ? 1 : 0) + (input.in_shared_memory ? 1 : 0);
+      (input.data ? 1 : 0) + (input.binary_size ? 1 : 0) + (input.shared.given ? 1 : 0);
   if (sources != 1) {
     return refuse(message(input_name(input), for_model(), " must have exactly one of 'data', ",
                           "'binary_data_size' and 'shared_memory_region', not ",
                           sources == 0 ? "none" : "several"));
   }
-  if (input.in_shared_memory) {
-    return reader_.fail(no_shared_memory(context_, input_name(input)));
+  if (input.shared.given) {
+    return accept(read_shared_input(context_, static_cast<std::uint32_t>(input.index), input.shape,
+                                    input.elements, input.shared, budget_,
+                                    out_.inputs[input.index]));
   }
   if (input.binary_size) return resolve_binary(input);
   if (input.data_read) return true;

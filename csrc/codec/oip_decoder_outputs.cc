@@ -73,8 +73,9 @@ bool Decoder::output_parameters(Output& output) {
       output.classification = static_cast<std::uint32_t>(count);
       continue;
     }
-    if (key == "shared_memory_region") output.in_shared_memory = true;
-    if (!reader_.skip_value(4)) return false;
+    bool known = false;
+    if (!shared_parameter(key, output.shared, known)) return false;
+    if (!known && !reader_.skip_value(4)) return false;
   }
   return !reader_.failed();
 }
@@ -82,12 +83,13 @@ bool Decoder::output_parameters(Output& output) {
 bool Decoder::resolve_output(const Output& output) {
   if (output.index == kNone) return refuse("an element of 'outputs' has no 'name'" + for_model());
   const TensorSpec& spec = signature().outputs[output.index];
-  if (output.in_shared_memory) {
+  if (output.shared.given) {
     if (output.classification != 0 || output.binary.value_or(false)) {
       return refuse(message("output ", quoted(spec.name), ": 'shared_memory_region' excludes ",
                             "'classification' and 'binary_data'"));
     }
-    return reader_.fail(no_shared_memory(context_, "output " + quoted(spec.name)));
+    return accept(
+        add_shared_output(context_, static_cast<std::uint32_t>(output.index), output.shared, out_));
   }
   if (output.classification != 0 && !accept(check_classification(spec))) return false;
   out_.outputs.push_back(

@@ -5,6 +5,7 @@
 #include "codec/json_write.h"
 #include "codec/messages.h"
 #include "codec/oip_json.h"
+#include "codec/oip_shared.h"
 #include "memory/buffer_writer.h"
 
 namespace servolley::codec {
@@ -64,11 +65,32 @@ class Encoder {
   }
 
   std::size_t head_room(const RequestedOutput& requested) const {
-    return 128 + escaped_size(spec(requested).name) + (kMaxRank + 1) * kIntText;
+    const std::size_t region =
+        requested.form == OutputForm::kShared
+            ? 128 + 2 * kIntText + escaped_size(part(requested).region->name())
+            : 0;
+    return 128 + escaped_size(spec(requested).name) + (kMaxRank + 1) * kIntText + region;
   }
 
   const TensorSpec& spec(const RequestedOutput& requested) const {
     return context_.signature.outputs[requested.index];
+  }
+
+  const SharedOutput& part(const RequestedOutput& requested) const {
+    return request_.shared_outputs[requested.shared];
+  }
+
+  // Behind the shape: where the client finds the output instead of here.
+  char* put_part(char* at, const SharedOutput& part, const TensorView& view) const {
+    at = put_text(at, "],\"parameters\":{\"shared_memory_region\":");
+    at = put_quoted(at, part.region->name());
+    if (part.offset != 0) {
+      at = put_text(at, ",\"shared_memory_offset\":");
+      at = put_uint(at, part.offset);
+    }
+    at = put_text(at, ",\"shared_memory_byte_size\":");
+    at = put_uint(at, view.bytes);
+    return put_text(at, "}}");
   }
 
   Status write_output(const RequestedOutput& requested) {
@@ -79,6 +101,9 @@ class Encoder {
       if (!classes) return std::move(classes).error();
       classified_.push_back(std::move(*classes));
       view = &classified_.back().view;
+    }
+    if (requested.form == OutputForm::kShared) {
+      SERVOLLEY_TRY(oip::write_shared_output(part(requested), *view, spec(requested).name));
     }
     SERVOLLEY_TRY(writer_.reserve(head_room(requested)));
     char* const start = reinterpret_cast<char*>(writer_.tail());
@@ -97,6 +122,11 @@ class Encoder {
       at = put_text(at, "}}");
       writer_.advance(static_cast<std::size_t>(at - start));
       binary_bytes_ += view->bytes;
+      return {};
+    }
+    if (requested.form == OutputForm::kShared) {
+      at = put_part(at, part(requested), *view);
+      writer_.advance(static_cast<std::size_t>(at - start));
       return {};
     }
     at = put_text(at, "],\"data\":");

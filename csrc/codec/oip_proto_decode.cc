@@ -131,7 +131,7 @@ class Decoder {
     std::string_view datatype;
     Shape shape;
     bool has_contents = false;
-    bool in_shared_memory = false;
+    oip::SharedParameters shared;
   };
 
   // Every input is known and no name comes twice, so there are never more than the model has.
@@ -155,12 +155,14 @@ class Decoder {
     if (!elements) return elements.error();
     out_.inputs[*index].view.dtype = *dtype;
     out_.inputs[*index].view.shape = input.shape;
-    if (input.in_shared_memory) {
+    if (input.shared.given) {
       if (input.has_contents) {
         return refuse(message(input_name(*index), for_model(),
                               " must not have both 'contents' and 'shared_memory_region'"));
       }
-      return oip::no_shared_memory(context_, input_name(*index));
+      ++shared_inputs_;
+      return oip::read_shared_input(context_, *index, input.shape, *elements, input.shared, budget_,
+                                    out_.inputs[*index]);
     }
     if (!input.has_contents) return {};
     has_contents_ = true;
@@ -187,7 +189,7 @@ class Decoder {
         case proto::bytes_field(4): {
           ProtoParameter parameter;
           SERVOLLEY_TRY(oip::read_parameter(reader.get_message(), parameter));
-          if (parameter.key == "shared_memory_region") input.in_shared_memory = true;
+          SERVOLLEY_TRY(oip::apply_shared_parameter(parameter, input.shared));
           break;
         }
         case proto::bytes_field(5):
@@ -277,18 +279,22 @@ class Decoder {
       return refuse("a request must not have both 'contents' and 'raw_input_contents'" +
                     for_model());
     }
-    if (entries != order_.size()) {
+    const std::size_t inputs = order_.size() - shared_inputs_;
+    if (entries != inputs) {
       return refuse(message("unexpected number of 'raw_input_contents'", for_model(), ": ",
-                            std::to_string(entries), " for ", std::to_string(order_.size()),
-                            " inputs"));
+                            std::to_string(entries), " for ", std::to_string(inputs), " inputs"));
     }
     std::size_t next = 0;
+    std::size_t taken = 0;
     do {
       if (reader.tag_and_type() != proto::bytes_field(7)) {
         reader.skip();
         continue;
       }
+      // The entries are those of the inputs that are not in shared memory.
+      while (out_.inputs[order_[next]].view.data) ++next;
       const std::uint32_t index = order_[next++];
+      ++taken;
       InputTensor& tensor = out_.inputs[index];
       const DType dtype = tensor.view.dtype;
       const Shape shape = tensor.view.shape;
@@ -297,7 +303,7 @@ class Decoder {
       SERVOLLEY_TRY(oip::check_raw_data(context_, index, shape, elements, data,
                                         "its entry of 'raw_input_contents' has "));
       SERVOLLEY_TRY(proto::view_or_copy(dtype, shape, data, context_.pool, tensor));
-    } while (next < entries && reader.next());
+    } while (taken < entries && reader.next());
     return {};
   }
 
@@ -306,7 +312,7 @@ class Decoder {
   Status output(Reader reader) {
     std::string_view name;
     std::uint32_t classification = 0;
-    bool in_shared_memory = false;
+    oip::SharedParameters shared;
     while (reader.next()) {
       switch (reader.tag_and_type()) {
         case proto::bytes_field(1):
@@ -319,8 +325,8 @@ class Decoder {
             const auto count = oip::classification_count(parameter);
             if (!count) return count.error();
             classification = *count;
-          } else if (parameter.key == "shared_memory_region") {
-            in_shared_memory = true;
+          } else {
+            SERVOLLEY_TRY(oip::apply_shared_parameter(parameter, shared));
           }
           break;  // 'binary_data' means nothing here: every answer is binary
         }
@@ -332,12 +338,12 @@ class Decoder {
     const auto index = oip::find_output(context_, out_, name);
     if (!index) return index.error();
     const TensorSpec& spec = signature().outputs[*index];
-    if (in_shared_memory) {
+    if (shared.given) {
       if (classification != 0) {
         return refuse(message("output ", quoted(spec.name),
                               ": 'shared_memory_region' excludes 'classification'"));
       }
-      return oip::no_shared_memory(context_, "output " + quoted(spec.name));
+      return oip::add_shared_output(context_, *index, shared, out_);
     }
     if (classification != 0) SERVOLLEY_TRY(oip::check_classification(spec));
     out_.outputs.push_back(
@@ -349,6 +355,7 @@ class Decoder {
   DecodeBudget budget_;
   InferRequest& out_;
   InlineList<std::uint32_t> order_;  // of the inputs in the request, as places in the signature
+  std::size_t shared_inputs_ = 0;
   bool has_contents_ = false;
 };
 

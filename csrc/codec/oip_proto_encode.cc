@@ -3,6 +3,7 @@
 
 #include "codec/classification.h"
 #include "codec/oip_proto.h"
+#include "codec/oip_shared.h"
 #include "codec/proto_writer.h"
 #include "codec/utf8.h"
 
@@ -30,13 +31,15 @@ class Encoder {
 
   Status run(bool final_response) {
     SERVOLLEY_TRY(make_classes());
+    SERVOLLEY_TRY(write_shared());
     std::size_t bytes = text_size(1, context_.model) + text_size(2, context_.version) +
                         text_size(3, request_.id) + (final_response ? kFinal.size() : 0);
     for (std::size_t i = 0; i < request_.outputs.size(); ++i) {
       const TensorView& view = output(i).view;
+      const std::size_t data = data_size(i);
       bytes += field_size(5, head_size(i, view));
-      bytes += field_size(6, view.bytes);
-      if (view.bytes > proto::kViewBytes) bytes -= view.bytes;
+      bytes += field_size(6, data);
+      if (data > proto::kViewBytes) bytes -= data;
     }
 
     MessageWriter writer(payload_);
@@ -46,7 +49,7 @@ class Encoder {
     writer.text(3, request_.id);
     if (final_response) writer.raw(kFinal.data(), kFinal.size());
     for (std::size_t i = 0; i < request_.outputs.size(); ++i) write_head(i, writer);
-    for (std::size_t i = 0; i < request_.outputs.size(); ++i) write_data(output(i), writer);
+    for (std::size_t i = 0; i < request_.outputs.size(); ++i) write_data(i, writer);
     writer.finish();
     return {};
   }
@@ -62,6 +65,23 @@ class Encoder {
     }
     return {};
   }
+
+  Status write_shared() const {
+    for (const RequestedOutput& requested : request_.outputs) {
+      if (requested.form != OutputForm::kShared) continue;
+      SERVOLLEY_TRY(oip::write_shared_output(request_.shared_outputs[requested.shared],
+                                             outputs_[requested.index].view, spec(requested).name));
+    }
+    return {};
+  }
+
+  // Where the i-th output has been written instead of into the answer, if so.
+  const SharedOutput* shared(std::size_t i) const {
+    const RequestedOutput& requested = request_.outputs[i];
+    return requested.form == OutputForm::kShared ? &request_.shared_outputs[requested.shared]
+                                                 : nullptr;
+  }
+  std::size_t data_size(std::size_t i) const { return shared(i) ? 0 : output(i).view.bytes; }
 
   const TensorSpec& spec(const RequestedOutput& requested) const {
     return context_.signature.outputs[requested.index];
@@ -93,11 +113,44 @@ class Encoder {
     return bytes;
   }
 
+  // An entry of a map of InferParameters whose value takes `value` bytes.
+  static std::size_t entry_size(std::string_view key, std::size_t value) {
+    return text_size(1, key) + field_size(2, value);
+  }
+  static void write_entry(std::string_view key, std::size_t value, MessageWriter& writer) {
+    writer.field(4, entry_size(key, value));
+    writer.text(1, key);
+    writer.field(2, value);
+  }
+  static void write_number(std::string_view key, std::uint64_t number, MessageWriter& writer) {
+    write_entry(key, proto::varint_field_size(2, number), writer);
+    writer.varint_field(2, number);
+  }
+  static std::size_t number_size(std::string_view key, std::uint64_t number) {
+    return field_size(4, entry_size(key, proto::varint_field_size(2, number)));
+  }
+
+  static constexpr std::string_view kRegion = "shared_memory_region";
+  static constexpr std::string_view kOffset = "shared_memory_offset";
+  static constexpr std::string_view kBytes = "shared_memory_byte_size";
+
+  static std::size_t part_size(const SharedOutput& part, const TensorView& view) {
+    const std::size_t name = text_size(3, part.region->name());
+    return field_size(4, entry_size(kRegion, name)) +
+           (part.offset ? number_size(kOffset, part.offset) : 0) + number_size(kBytes, view.bytes);
+  }
+  static void write_part(const SharedOutput& part, const TensorView& view, MessageWriter& writer) {
+    write_entry(kRegion, text_size(3, part.region->name()), writer);
+    writer.text(3, part.region->name());
+    if (part.offset) write_number(kOffset, part.offset, writer);
+    write_number(kBytes, view.bytes, writer);
+  }
+
   // An InferOutputTensor.
   std::size_t head_size(std::size_t i, const TensorView& view) const {
     const std::size_t dims = dims_size(view.shape);
     return text_size(1, spec(request_.outputs[i]).name) + text_size(2, oip_name(view.dtype)) +
-           (dims ? field_size(3, dims) : 0);
+           (dims ? field_size(3, dims) : 0) + (shared(i) ? part_size(*shared(i), view) : 0);
   }
 
   void write_head(std::size_t i, MessageWriter& writer) const {
@@ -105,21 +158,24 @@ class Encoder {
     writer.field(5, head_size(i, view));
     writer.text(1, spec(request_.outputs[i]).name);
     writer.text(2, oip_name(view.dtype));
-    if (view.shape.rank() == 0) return;
-    writer.field(3, dims_size(view.shape));
-    for (const std::int64_t dim : view.shape.dims()) {
-      writer.varint(static_cast<std::uint64_t>(dim));
+    if (view.shape.rank() > 0) {
+      writer.field(3, dims_size(view.shape));
+      for (const std::int64_t dim : view.shape.dims()) {
+        writer.varint(static_cast<std::uint64_t>(dim));
+      }
     }
+    if (const SharedOutput* const part = shared(i)) write_part(*part, view, writer);
   }
 
   // An entry even if it is empty: clients count them.
-  static void write_data(const Source& output, MessageWriter& writer) {
-    const TensorView& view = output.view;
-    writer.field(6, view.bytes);
-    if (view.bytes > proto::kViewBytes) {
-      writer.view(output.owner ? output.owner->share() : Buffer(), view.data, view.bytes);
+  void write_data(std::size_t i, MessageWriter& writer) const {
+    const Source source = output(i);
+    const std::size_t bytes = data_size(i);
+    writer.field(6, bytes);
+    if (bytes > proto::kViewBytes) {
+      writer.view(source.owner ? source.owner->share() : Buffer(), source.view.data, bytes);
     } else {
-      writer.raw(view.data, view.bytes);
+      writer.raw(source.view.data, bytes);
     }
   }
 

@@ -141,4 +141,19 @@ Result<std::uint32_t> classification_count(const ProtoParameter& parameter) {
   return static_cast<std::uint32_t>(parameter.number);
 }
 
+Status apply_shared_parameter(const ProtoParameter& parameter, SharedParameters& out) {
+  if (parameter.key == "shared_memory_region") {
+    if (parameter.kind != Kind::kString) return wrong_kind(parameter, "a string_param");
+    out.region = parameter.text;
+    out.given = true;
+    return {};
+  }
+  const bool is_offset = parameter.key == "shared_memory_offset";
+  if (!is_offset && parameter.key != "shared_memory_byte_size") return {};
+  if (parameter.kind != Kind::kInt64) return wrong_kind(parameter, "an int64_param");
+  if (parameter.int64() < 0) return must_not_be_negative(parameter);
+  (is_offset ? out.offset : out.bytes) = parameter.number;
+  return {};
+}
+
 }  // namespace servolley::codec::oip

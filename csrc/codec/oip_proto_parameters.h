@@ -1,6 +1,7 @@
 #pragma once
 
 #include "codec/infer.h"
+#include "codec/oip_shared.h"
 #include "codec/proto_reader.h"
 
 namespace servolley::codec::oip {
@@ -26,5 +27,8 @@ Status apply_parameter(const ProtoParameter& parameter, const DecodeContext& con
 
 // The count of a 'classification' parameter.
 Result<std::uint32_t> classification_count(const ProtoParameter& parameter);
+
+// Takes in a 'shared_memory_...' parameter of an input or output; other keys are left alone.
+Status apply_shared_parameter(const ProtoParameter& parameter, SharedParameters& out);
 
 }  // namespace servolley::codec::oip

@@ -44,23 +44,37 @@ Result<std::size_t> check_input(const DecodeContext& context, std::uint32_t inde
   return static_cast<std::size_t>(*elements);
 }
 
+namespace {
+
+Status unexpected_size(const DecodeContext& context, std::uint32_t index, const Shape& shape,
+                       const std::string& what) {
+  return invalid_argument(message("unexpected size for input ",
+                                  quoted(context.signature.inputs[index].name),
+                                  for_model(context.model), ": shape ", shape.to_string(), what));
+}
+
+}  // namespace
+
+Status check_raw_size(const DecodeContext& context, std::uint32_t index, const Shape& shape,
+                      std::size_t elements, std::size_t bytes, std::string_view where) {
+  const DType dtype = context.signature.inputs[index].dtype;
+  if (dtype == DType::kBytes) return {};
+  const std::size_t expected = elements * element_size(dtype);
+  if (expected == bytes) return {};
+  return unexpected_size(
+      context, index, shape,
+      message(" takes ", std::to_string(expected), " bytes, ", where, std::to_string(bytes)));
+}
+
 Status check_raw_data(const DecodeContext& context, std::uint32_t index, const Shape& shape,
                       std::size_t elements, std::span<const std::byte> data,
                       std::string_view where) {
-  const TensorSpec& spec = context.signature.inputs[index];
-  const auto unexpected = [&](const std::string& what) {
-    return invalid_argument(message("unexpected size for input ", quoted(spec.name),
-                                    for_model(context.model), ": ", what));
-  };
-  if (spec.dtype == DType::kBytes) {
-    const Status valid = check_packed_bytes(data, elements);
-    if (valid.ok()) return {};
-    return unexpected(message("shape ", shape.to_string(), ", ", valid.message()));
+  if (context.signature.inputs[index].dtype != DType::kBytes) {
+    return check_raw_size(context, index, shape, elements, data.size(), where);
   }
-  const std::size_t expected = elements * element_size(spec.dtype);
-  if (expected == data.size()) return {};
-  return unexpected(message("shape ", shape.to_string(), " takes ", std::to_string(expected),
-                            " bytes, ", where, std::to_string(data.size())));
+  const Status valid = check_packed_bytes(data, elements);
+  if (valid.ok()) return {};
+  return unexpected_size(context, index, shape, message(", ", valid.message()));
 }
 
 Status check_complete(const DecodeContext& context, const InferRequest& request) {
@@ -131,7 +145,8 @@ Status no_sequences(const DecodeContext& context) {
 
 Status no_shared_memory(const DecodeContext& context, std::string_view tensor) {
   return {Code::kUnimplemented,
-          message("shared memory is not supported yet: ", tensor, for_model(context.model))};
+          message("shared memory is not supported: ", tensor, for_model(context.model),
+                  ". The server is started without --shared-memory")};
 }
 
 }  // namespace servolley::codec::oip

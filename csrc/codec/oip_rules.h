@@ -23,8 +23,11 @@ inline constexpr std::string_view kTooManyElements = "its number of elements doe
 // Whether datatype and shape fit the signature; if so, the number of elements.
 Result<std::size_t> check_input(const DecodeContext& context, std::uint32_t index, DType dtype,
                                 const Shape& shape);
-// Whether `data`, raw bytes, is what the checked shape takes. `where` ends the message, for example
-// "binary_data_size is ".
+// Whether `bytes` is what the checked shape takes; for BYTES only the data can tell. `where` ends
+// the message, for example "binary_data_size is ".
+Status check_raw_size(const DecodeContext& context, std::uint32_t index, const Shape& shape,
+                      std::size_t elements, std::size_t bytes, std::string_view where);
+// The same for the data itself: whether `data`, raw bytes, is what the checked shape takes.
 Status check_raw_data(const DecodeContext& context, std::uint32_t index, const Shape& shape,
                       std::size_t elements, std::span<const std::byte> data,
                       std::string_view where);

@@ -30,6 +30,7 @@ Status in_dialect(const Status& status, Dialect dialect) {
 Engine::Engine(const EngineOptions& options)
     : options_(options),
       pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}),
+      regions_(options.shared_memory),
       busy_poll_(std::chrono::microseconds(options.busy_poll_us)) {}
 
 Engine::~Engine() {
@@ -106,7 +107,8 @@ codec::DecodeContext Engine::decode_context(const Servable& servable) {
   return {.signature = servable.signature(),
           .model = servable.name(),
           .pool = pool_,
-          .decoded_bytes_limit = options_.decoded_bytes};
+          .decoded_bytes_limit = options_.decoded_bytes,
+          .regions = regions_.enabled() ? &regions_ : nullptr};
 }
 
 codec::EncodeContext Engine::encode_context(const Servable& servable) {
@@ -238,6 +240,7 @@ void Engine::begin_drain() {
 void Engine::close() {
   routes_.clear();
   inline_ready_.clear();
+  regions_.clear();
   pool_.trim();
 }
 

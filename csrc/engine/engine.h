@@ -17,6 +17,7 @@
 #include "memory/pool.h"
 #include "net/http1.h"
 #include "net/http2.h"
+#include "shm/regions.h"
 
 namespace servolley::engine {
 
@@ -32,6 +33,7 @@ struct EngineOptions {
   net::Http2Limits http2;
   // zlib's level for messages to gRPC clients that accept compressed ones; 0 = never compressed.
   int grpc_compression_level = 0;
+  shm::Quota shared_memory;     // what clients may register; nothing: they may not
   bool tensor_content = false;  // gRPC Predict answers with tensor_content instead of typed fields
 };
 
@@ -88,6 +90,7 @@ class Engine final : public BatchSink {
   const FrontStats& front_stats() const { return front_; }
   Pool& pool() { return pool_; }
   const EngineOptions& options() const { return options_; }
+  shm::Regions& regions() { return regions_; }
 
   // --- for connections ---
   // A hot call: finds the servable and gives out a request for it. An error has taken nothing.
@@ -132,6 +135,7 @@ class Engine final : public BatchSink {
   BatchPool batches_;
   CompletionQueue completions_;
   RouteTable routes_;
+  shm::Regions regions_;
   RequestPool requests_;
   net::ReadScratch scratch_;
   FrontStats front_;

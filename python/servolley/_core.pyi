@@ -89,6 +89,20 @@ class FrontStats(TypedDict):
     unknown_model_requests: int
 
 @type_check_only
+class SharedMemoryRegion(TypedDict):
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+
+@type_check_only
+class SharedMemoryUsage(TypedDict):
+    """Of every region that is open, those that were unregistered while requests use them included."""
+
+    regions: int
+    bytes: int
+
+@type_check_only
 class ServableOptions(TypedDict, total=False):
     """How to load and batch. Absent keys take the default in parentheses."""
 
@@ -158,11 +172,15 @@ class Engine:
         inline_threshold_us: int = ...,
         busy_poll_us: int = ...,
         grpc_compression_level: int = ...,
+        shared_memory_regions: int = ...,
+        shared_memory_bytes: int = ...,
     ) -> None:
         """``body_bytes``: largest request body or gRPC message (and its inflated form). ``decoded_bytes``:
         tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.
         ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
         ``grpc_compression_level``: zlib's, for gRPC clients that accept compressed answers; 0 = never.
+        ``shared_memory_regions``, ``shared_memory_bytes``: what clients may register; 0 regions = shared memory
+        is off.
         Raises CoreError FAILED_PRECONDITION if the ONNX Runtime library cannot be used. Heavy."""
     @property
     def completion_fd(self) -> int:
@@ -203,6 +221,14 @@ class Engine:
     def take_runtime_log(self) -> list[tuple[int, str]]:
         """Quick: what ONNX Runtime has logged since the last call, at most the newest 256 lines, as
         (severity, text); severities are its own: 2 warning, 3 error, 4 fatal."""
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Quick: opens a part of a POSIX shared memory object for requests. Raises CoreError:
+        INVALID_ARGUMENT, ALREADY_EXISTS for a name that is taken, RESOURCE_EXHAUSTED above the limits."""
+    def unregister_shared_memory(self, name: str | None) -> None:
+        """Quick: forgets a region, None = all; requests that use it go on. An unknown name is no error."""
+    def shared_memory_regions(self) -> list[SharedMemoryRegion]:
+        """Quick: by name."""
+    def shared_memory_usage(self) -> SharedMemoryUsage: ...
     def pool_stats(self) -> PoolStats: ...
     def front_stats(self) -> FrontStats: ...
     def close(self) -> None:

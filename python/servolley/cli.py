@@ -66,6 +66,12 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--max-connections", type=int, metavar="N", help="connections at once (10000)")
     add("--max-body-size", metavar="SIZE", help="largest request body, e.g. 64MiB (64MiB)")
     add("--pool-size", metavar="SIZE", help="tensor memory in all, e.g. 4GiB")
+    add(
+        "--shared-memory",
+        action="store_true",
+        default=None,
+        help="clients may register POSIX shared memory for tensors; only for clients you trust",
+    )
     add("--drain-timeout", type=float, metavar="SECONDS", help="how long SIGTERM waits for requests (30)")
     add(
         "--model-control-mode", choices=("poll", "explicit", "none"), help="who decides what is loaded (poll)"
@@ -128,6 +134,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "pool_size": parsed.pool_size,
             "drain_timeout_s": parsed.drain_timeout,
         },
+        "shared_memory": {"allow": parsed.shared_memory},
         "log": {"format": parsed.log_format, "level": parsed.log_level},
     }
     settings = apply_flags(settings, flags)

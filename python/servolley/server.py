@@ -20,6 +20,7 @@ from servolley.front.grpc.services import GrpcServices
 from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
+from servolley.front.shared_memory import SharedMemory
 from servolley.front.tfs_routes import TfsRoutes
 from servolley.front.transport import HttpProtocol
 from servolley.observe.runtime_log import log_runtime_lines
@@ -71,7 +72,7 @@ def _triton_message() -> Any:
 
 
 def _make_engine(settings: "ServerSettings") -> _core.Engine:
-    limits = settings.limits
+    limits, shared = settings.limits, settings.shared_memory
     optional: dict[str, Any] = {
         "pool_bytes": limits.pool_size,
         "decoded_bytes": limits.max_decoded_size,
@@ -79,6 +80,8 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
         "inline_threshold_us": settings.engine.inline_threshold_us,
         "busy_poll_us": settings.engine.busy_poll_us,
         "grpc_compression_level": _ZLIB_LEVELS[settings.http.grpc_compression],
+        "shared_memory_regions": shared.max_regions if shared.allow else None,
+        "shared_memory_bytes": shared.max_size if shared.allow else None,
     }
     try:
         return _core.Engine(
@@ -131,7 +134,11 @@ class Server:
             )
         self._driver = Driver(self._engine, loop, limit)
         self._manager = Manager(self._engine, self._settings.repository, loop)
-        self._context = ServerContext(_core.__version__, self._manager)
+        self._context = ServerContext(
+            _core.__version__,
+            self._manager,
+            shared_memory=SharedMemory(self._engine) if self._settings.shared_memory.allow else None,
+        )
         if self._settings.repository.control_mode == "explicit":
             self._context.control = ExplicitControl(self._manager, self._scanner, _override)
         self._grpc = GrpcServices(self._context, loop)

@@ -2,6 +2,10 @@
 compares the two."""
 
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servolley._core import CoreError
 
 
 class Code(Enum):
@@ -19,6 +23,7 @@ class Code(Enum):
     UNIMPLEMENTED = ("UNIMPLEMENTED", 501, 12)
     INTERNAL = ("INTERNAL", 500, 13)
     UNAVAILABLE = ("UNAVAILABLE", 503, 14)
+    TOO_LARGE = ("RESOURCE_EXHAUSTED", 413, 8)
     METHOD_NOT_ALLOWED = ("UNIMPLEMENTED", 405, 12)
 
     def __init__(self, canonical: str, http_status: int, grpc_number: int) -> None:
@@ -50,3 +55,13 @@ def unavailable(message: str) -> StatusError:
 
 def unimplemented(message: str) -> StatusError:
     return StatusError(Code.UNIMPLEMENTED, message)
+
+
+_BY_BOTH = {(code.canonical, code.http_status): code for code in Code}
+_BY_NAME = {code.canonical: code for code in reversed(Code)}  # where several share one, the plainest
+
+
+def core_failure(error: "CoreError") -> StatusError:
+    """An error of the core's, whose text may be shown to a client."""
+    code = _BY_BOTH.get((error.code, error.http_status)) or _BY_NAME.get(error.code, Code.INTERNAL)
+    return StatusError(code, str(error))

@@ -86,6 +86,7 @@ def stats(**changes: Any) -> dict[str, Any]:
 
 
 POOL_STATS = {"in_use_bytes": 1, "high_water_bytes": 2, "cached_bytes": 3, "allocations": 4}
+SHARED_MEMORY_USAGE = {"regions": 3, "bytes": 8192}
 FRONT_STATS = {
     "connections": 1,
     "connections_total": 7,
@@ -125,6 +126,7 @@ class Engine:
         self.routes: dict[str, tuple[list[int], int | None, dict[str, int]]] = {}
         self.completion_fd, self.completions = os.pipe()
         self.runtime_version = "1.99.0"
+        self.shared_memory: dict[str, dict[str, Any]] = {}
         self.attention: list[Any] | None = None
         self.next_expiry_us = -1
         self.ticks = self.drains = self.expiries = 0
@@ -147,6 +149,25 @@ class Engine:
 
     def remove_routes(self, model: str) -> None:
         del self.routes[model]
+
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Says no with the core's words for the name "taken"."""
+        if name == "taken":
+            raise core_error("ALREADY_EXISTS", 409, "taken")
+        region = {"name": name, "key": key, "offset": offset, "byte_size": byte_size}
+        self.shared_memory[name] = region
+
+    def unregister_shared_memory(self, name: str | None) -> None:
+        if name is None:
+            self.shared_memory.clear()
+        else:
+            self.shared_memory.pop(name, None)
+
+    def shared_memory_regions(self) -> list[dict[str, Any]]:
+        return list(self.shared_memory.values())
+
+    def shared_memory_usage(self) -> dict[str, int]:
+        return SHARED_MEMORY_USAGE
 
     def take_runtime_log(self) -> list[tuple[int, str]]:
         return []

@@ -261,9 +261,15 @@ async def test_load_hands_its_parameters_over(front: GrpcFront) -> None:
     ("target", "text"),
     [
         *(
-            (f"{OIP}{kind}SharedMemory{verb}", "this server does not support shared memory")
-            for kind in ("System", "Cuda")
+            (f"{OIP}CudaSharedMemory{verb}", "this server does not support CUDA shared memory")
             for verb in ("Status", "Register", "Unregister")
+        ),
+        *(
+            (
+                f"{OIP}SystemSharedMemory{verb}",
+                "this server does not support shared memory: it is started without --shared-memory",
+            )
+            for verb in ("Register", "Unregister")
         ),
         (f"{OIP}TraceSetting", "this server does not support trace settings"),
         *(

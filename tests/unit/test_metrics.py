@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 def snapshot(*servables: ServableSnapshot) -> Snapshot:
     return Snapshot(
-        "1.2.3", "1.99.0", servables, cast("Any", fake_core.POOL_STATS), cast("Any", fake_core.FRONT_STATS)
+        "1.2.3",
+        "1.99.0",
+        servables,
+        cast("Any", fake_core.POOL_STATS),
+        cast("Any", fake_core.FRONT_STATS),
+        cast("Any", fake_core.SHARED_MEMORY_USAGE),
     )
 
 
@@ -121,3 +126,9 @@ async def test_render_adds_the_process() -> None:
     assert value(text, "process_cpu_seconds_total") >= 0
     assert value(text, "process_open_fds") > 0
     assert value(text, "servolley_build_info", version="1.2.3", onnxruntime="1.99.0") == 1
+
+
+def test_shared_memory() -> None:
+    text = page()
+    assert value(text, "servolley_shared_memory_regions") == 3
+    assert value(text, "servolley_shared_memory_bytes") == 8192

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "python" / "servolley"
 CORE_LAYERS = {
     "base": 0,
     "tensor": 1,
+    "shm": 1,
     "device": 2,
     "memory": 3,
     "codec": 4,
@@ -27,7 +28,7 @@ CORE_LAYERS = {
 }
 # Who may import whom inside the Python package, beyond the own room.
 FRONT_ARROWS: dict[str, set[str]] = {
-    "status": set(),
+    "status": {"_core"},
     "config": {"_core", "status"},
     "observe": {"_core", "status"},
     "repository": {"_core", "config", "observe", "status"},

@@ -327,9 +327,10 @@ async def test_load_and_unload_are_refused(front: Front) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v2/systemsharedmemory/status"),
         ("GET", "/v2/cudasharedmemory/region/r/status"),
+        ("POST", "/v2/cudasharedmemory/region/r/register"),
         ("POST", "/v2/systemsharedmemory/region/r/register"),
+        ("POST", "/v2/systemsharedmemory/unregister"),
         ("POST", "/v2/cudasharedmemory/unregister"),
         ("GET", "/v2/trace/setting"),
         ("POST", "/v2/models/m/trace/setting"),

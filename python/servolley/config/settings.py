@@ -103,6 +103,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
 
 
+class SharedMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[shared_memory]: tensors in POSIX shared memory (/dev/shm) that clients register by name.
+
+    allow: off unless it is wanted, because then whoever reaches the server can have it read and write every
+        shared memory object that its user may open.
+    max_regions: regions registered at once; each holds a file descriptor.
+    max_size: bytes of all regions together.
+    """
+
+    allow: bool = False
+    max_regions: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    max_size: ByteSize = ByteSize(16 << 30)
+
+
 class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[engine]: the core.
 
@@ -132,5 +146,6 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     http: Http = Http()
     tls: Tls = Tls()
     limits: Limits = Limits()
+    shared_memory: SharedMemory = SharedMemory()
     engine: Engine = Engine()
     log: Log = Log()

@@ -8,17 +8,20 @@ from servolley.status import not_found, unavailable
 
 if TYPE_CHECKING:
     from servolley._core import Servable
+    from servolley.front.shared_memory import SharedMemory
     from servolley.repository.manager import Manager
     from servolley.repository.records import ModelRecord
 
 
 @dataclass(slots=True)
 class ServerContext:
-    """One server's state, as the routes see it. ``draining``: on its way down."""
+    """One server's state, as the routes see it. ``draining``: on its way down. ``shared_memory``: None where
+    clients may not register any."""
 
     version: str
     manager: "Manager"
     control: ModelControl = field(default_factory=NoModelControl)
+    shared_memory: "SharedMemory | None" = None
     draining: bool = False
 
     @property

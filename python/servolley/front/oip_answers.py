@@ -8,11 +8,8 @@ from servolley.front import oip_model_json as oip
 from servolley.front.context import ServerContext
 from servolley.status import StatusError, unimplemented
 
-# What is really implemented, in Triton's order.
-EXTENSIONS = ["classification", "model_configuration", "binary_tensor_data", "parameters", "statistics"]
-
 # What is not; see refuse().
-SHARED_MEMORY = "shared memory"
+CUDA_SHARED_MEMORY = "CUDA shared memory"
 TRACE_SETTINGS = "trace settings"
 LOG_CHANGES = "changes of log settings"
 
@@ -25,8 +22,21 @@ def foreign_repository() -> StatusError:
     return unimplemented("'repository_name' specification is not supported")
 
 
+def extensions(context: ServerContext) -> list[str]:
+    """What is really there, in Triton's order."""
+    shared_memory = [] if context.shared_memory is None else ["system_shared_memory"]
+    return [
+        "classification",
+        "model_configuration",
+        *shared_memory,
+        "binary_tensor_data",
+        "parameters",
+        "statistics",
+    ]
+
+
 def server_metadata(context: ServerContext) -> dict[str, Any]:
-    return {"name": "servolley", "version": context.version, "extensions": EXTENSIONS}
+    return {"name": "servolley", "version": context.version, "extensions": extensions(context)}
 
 
 def model_metadata(context: ServerContext, name: str, version: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from servolley.front import oip_answers as oip
 from servolley.front.calls import Call, Reply, error_reply, json_reply
 from servolley.front.context import ServerContext
 from servolley.front.router import Router
+from servolley.front.shared_memory import may_register, registered
 from servolley.status import invalid_argument
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)"
@@ -36,7 +37,15 @@ class OipRoutes:
         router.add(_REPOSITORY + "/index", {"POST": self.index})
         router.add(_REPOSITORY + r"/models/(?P<model>[^/]+)/load", {"POST": self.load})
         router.add(_REPOSITORY + r"/models/(?P<model>[^/]+)/unload", {"POST": self.unload})
+        self._register_shared_memory(router)
         self._register_unbuilt(router)
+
+    def _register_shared_memory(self, router: Router) -> None:
+        path = r"/v2/systemsharedmemory"
+        region = r"/region/(?P<region>[^/]+)"
+        router.add(rf"{path}(?:{region})?/status", {"GET": self.shared_memory_status})
+        router.add(rf"{path}{region}/register", {"POST": self.register_shared_memory})
+        router.add(rf"{path}(?:{region})?/unregister", {"POST": self.unregister_shared_memory})
 
     def _register_unbuilt(self, router: Router) -> None:
         def refuse(what: str) -> Any:
@@ -45,13 +54,11 @@ class OipRoutes:
 
             return handler
 
-        memory = {"GET": refuse(oip.SHARED_MEMORY)}
-        change_memory = {"POST": refuse(oip.SHARED_MEMORY)}
-        for kind in ("system", "cuda"):
-            path = rf"/v2/{kind}sharedmemory"
-            router.add(path + r"(?:/region/[^/]+)?/status", memory)
-            router.add(path + r"/region/[^/]+/register", change_memory)
-            router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
+        change_memory = {"POST": refuse(oip.CUDA_SHARED_MEMORY)}
+        path = r"/v2/cudasharedmemory"
+        router.add(path + r"(?:/region/[^/]+)?/status", {"GET": refuse(oip.CUDA_SHARED_MEMORY)})
+        router.add(path + r"/region/[^/]+/register", change_memory)
+        router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
         trace = refuse(oip.TRACE_SETTINGS)
         router.add(r"/v2(?:/models/(?P<model>[^/]+))?/trace/setting", {"GET": trace, "POST": trace})
         router.add(r"/v2/logging", {"GET": self.log_settings, "POST": refuse(oip.LOG_CHANGES)})
@@ -121,6 +128,23 @@ class OipRoutes:
         if not isinstance(parameters, dict):
             raise invalid_argument("'parameters' must be a JSON object")
         return parameters
+
+    def shared_memory_status(self, call: Call) -> Reply:
+        return json_reply(registered(self._context.shared_memory, call.params.get("region")))
+
+    def register_shared_memory(self, call: Call) -> Reply:
+        memory = may_register(self._context.shared_memory)
+        document = call.json_object()
+        if "key" not in document or "byte_size" not in document:
+            raise invalid_argument("a shared memory region needs 'key' and 'byte_size'")
+        memory.register(
+            call.params["region"], document["key"], document.get("offset", 0), document["byte_size"]
+        )
+        return _EMPTY
+
+    def unregister_shared_memory(self, call: Call) -> Reply:
+        may_register(self._context.shared_memory).unregister(call.params.get("region"))
+        return _EMPTY
 
     def log_settings(self, _: Call) -> Reply:
         return json_reply(oip.log_settings())

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from servolley._core import FrontStats, Histogram, PoolStats, ServableStats
+    from servolley._core import FrontStats, Histogram, PoolStats, ServableStats, SharedMemoryUsage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -79,6 +79,7 @@ class Snapshot:
     servables: Sequence[ServableSnapshot]
     pool: "PoolStats"
     front: "FrontStats"
+    shared_memory: "SharedMemoryUsage"
 
 
 class CoreCollector(Collector):
@@ -92,6 +93,7 @@ class CoreCollector(Collector):
         yield self._tfs_request_count()
         yield from self._histograms()
         yield from self._pool_families()
+        yield from self._shared_memory_families()
         yield from self._front_families()
         build = GaugeMetricFamily(
             "servolley_build_info", "Constant 1; versions as labels", labels=("version", "onnxruntime")
@@ -179,6 +181,14 @@ class CoreCollector(Collector):
             "Times that the pool asked for fresh memory",
             value=pool["allocations"],
         )
+
+    def _shared_memory_families(self) -> Iterator[Metric]:
+        usage = self._snapshot.shared_memory
+        for name, value, text in (
+            ("servolley_shared_memory_regions", usage["regions"], "Shared memory regions of clients"),
+            ("servolley_shared_memory_bytes", usage["bytes"], "Bytes of clients' shared memory regions"),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)
 
     def _front_families(self) -> Iterator[Metric]:
         front = self._snapshot.front

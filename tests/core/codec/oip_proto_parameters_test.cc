@@ -115,12 +115,12 @@ TEST_CASE("requested outputs") {
   refused(output("y", region + parameter("classification", int_param(1), 2)));
 }
 
-TEST_CASE("shared memory inputs are not supported yet") {
+TEST_CASE("shared memory inputs where there is no shared memory") {
   Codec codec(signature(DType::kFp32, {-1}));
   const std::string region = parameter("shared_memory_region", string_param("r"));
   const Status status = decode_oip(codec, oip_input("x", "FP32", {1}, region));
   CHECK(status.code() == Code::kUnimplemented);
-  CHECK(contains(status.message(), "shared memory is not supported yet: input 'x'"));
+  CHECK(contains(status.message(), "shared memory is not supported: input 'x'"));
   CHECK(decode_oip(codec, oip_input("x", "FP32", {1}, region + contents(""))).code() ==
         Code::kInvalidArgument);
 }

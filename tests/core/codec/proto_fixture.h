@@ -78,6 +78,7 @@ struct OipAnswer {
   struct Output {
     std::string name, datatype;
     std::vector<std::int64_t> shape;
+    std::string parameters;  // the entries, back to back
   };
   std::vector<Output> outputs;
   std::vector<std::string> raw;
@@ -106,6 +107,7 @@ inline OipAnswer read_oip_answer(const std::string& message) {
         while (inner.next()) {
           if (inner.tag() == 1) output.name = inner.get_string();
           if (inner.tag() == 2) output.datatype = inner.get_string();
+          if (inner.tag() == 4) output.parameters += inner.get_string();
           if (inner.tag() == 3) {
             for (const std::int64_t dim : inner.get_packed_int64()) output.shape.push_back(dim);
           }

@@ -7,6 +7,7 @@ from servolley.front import oip_answers as oip
 from servolley.front.context import ServerContext
 from servolley.front.grpc.messages import Document, Messages
 from servolley.front.grpc.methods import Method
+from servolley.front.shared_memory import may_register, registered
 from servolley.repository.names import LARGEST_VERSION, valid_model_name
 from servolley.status import invalid_argument
 
@@ -35,10 +36,12 @@ class OipService:
             "RepositoryModelUnload": self.unload,
             "TraceSetting": _refusal(oip.TRACE_SETTINGS),
             "LogSettings": self.log_settings,
+            "SystemSharedMemoryStatus": self.shared_memory_status,
+            "SystemSharedMemoryRegister": self.register_shared_memory,
+            "SystemSharedMemoryUnregister": self.unregister_shared_memory,
         }
-        for kind in ("System", "Cuda"):
-            for verb in ("Status", "Register", "Unregister"):
-                handlers[f"{kind}SharedMemory{verb}"] = _refusal(oip.SHARED_MEMORY)
+        for verb in ("Status", "Register", "Unregister"):
+            handlers[f"CudaSharedMemory{verb}"] = _refusal(oip.CUDA_SHARED_MEMORY)
         targets = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
         return {target: messages.unary(target, handler) for target, handler in targets.items()}
 
@@ -74,6 +77,19 @@ class OipService:
 
     async def unload(self, request: Any) -> Document:
         await self._context.control.unload(*_change(request))
+        return {}
+
+    def shared_memory_status(self, request: Any) -> Document:
+        regions = registered(self._context.shared_memory, request.name or None)
+        return {"regions": {region["name"]: region for region in regions}}
+
+    def register_shared_memory(self, request: Any) -> Document:
+        memory = may_register(self._context.shared_memory)
+        memory.register(request.name, request.key, request.offset, request.byte_size)
+        return {}
+
+    def unregister_shared_memory(self, request: Any) -> Document:
+        may_register(self._context.shared_memory).unregister(request.name or None)
         return {}
 
     def log_settings(self, request: Any) -> Document:

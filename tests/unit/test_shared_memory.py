@@ -1,0 +1,109 @@
+"""The calls that register shared memory, over both protocols; what a region is, the core's tests say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from servolley.front.shared_memory import SharedMemory
+from unit.test_grpc_services import OIP, GrpcFront
+
+if TYPE_CHECKING:
+    from servolley._core import Engine
+
+PATH = "/v2/systemsharedmemory"
+GOOD = {"key": "/k", "byte_size": 64}
+
+
+@pytest_asyncio.fixture
+async def front(descriptors: bytes) -> GrpcFront:
+    front = GrpcFront(descriptors)
+    front.context.shared_memory = SharedMemory(cast("Engine", front.engine))
+    return front
+
+
+async def test_register_status_unregister_over_rest(front: GrpcFront) -> None:
+    a = {"name": "a b", "key": "/k", "offset": 4096, "byte_size": 64}
+    b = {"name": "b", "key": "/k", "offset": 0, "byte_size": 1 << 62}
+    for region in (a, b):
+        path = f"{PATH}/region/{str(region['name']).replace(' ', '%20')}/register"
+        body = {key: value for key, value in region.items() if key != "name" and value != 0}
+        assert (await front.ask("POST", path, body)).status == 200
+    assert await front.get(f"{PATH}/status") == [a, b]
+    assert await front.get(f"{PATH}/region/a%20b/status") == [a]
+    assert (await front.error("GET", f"{PATH}/region/c/status"))[0] == 404
+    assert (await front.ask("POST", f"{PATH}/region/c/unregister")).status == 200
+    assert (await front.ask("POST", f"{PATH}/region/b/unregister")).status == 200
+    assert await front.get(f"{PATH}/status") == [a]
+    assert (await front.ask("POST", f"{PATH}/unregister")).status == 200
+    assert await front.get(f"{PATH}/status") == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"key": "/k"},
+        {"byte_size": 64},
+        GOOD | {"key": 3},
+        GOOD | {"key": None},
+        *(GOOD | {"byte_size": value} for value in (-1, 1.0, "64", True, None, [64])),
+        *(GOOD | {"offset": value} for value in (-4096, 0.5, "0", False, None)),
+        b'{"key":"/k","byte_size":18446744073709551616}',
+        b'{"key":"/k","byte_size":64,"offset":18446744073709551616}',
+        b"[]",
+        b"{",
+        b'{"key":"\xff","byte_size":64}',
+    ],
+)
+async def test_bad_documents(front: GrpcFront, body: Any) -> None:
+    assert (await front.error("POST", f"{PATH}/region/r/register", body))[0] == 400
+    assert front.engine.shared_memory == {}
+
+
+async def test_the_cores_errors(front: GrpcFront) -> None:
+    assert await front.error("POST", f"{PATH}/region/taken/register", GOOD) == (409, "taken")
+    answer = await front.call(f"{OIP}SystemSharedMemoryRegister", GOOD | {"name": "taken"})
+    assert answer == (6, "taken")
+
+
+async def test_register_status_unregister_over_grpc(front: GrpcFront) -> None:
+    async def regions(name: str = "") -> dict[str, tuple[str, int, int]]:
+        answer = await front.call(f"{OIP}SystemSharedMemoryStatus", {"name": name})
+        return {key: (r.key, r.offset, r.byte_size) for key, r in answer.regions.items() if r.name == key}
+
+    for name in ("a", "b"):
+        assert not (
+            await front.call(f"{OIP}SystemSharedMemoryRegister", GOOD | {"name": name, "offset": "4096"})
+        ).ListFields()
+    assert await regions() == {"a": ("/k", 4096, 64), "b": ("/k", 4096, 64)}
+    assert await regions("b") == {"b": ("/k", 4096, 64)}
+    code, _ = await front.call(f"{OIP}SystemSharedMemoryStatus", {"name": "c"})
+    assert code == 5
+    await front.call(f"{OIP}SystemSharedMemoryUnregister", {"name": "a"})
+    assert set(await regions()) == {"b"}
+    await front.call(f"{OIP}SystemSharedMemoryUnregister", {})
+    assert await regions() == {}
+
+
+async def test_where_it_is_off_there_is_nothing(front: GrpcFront) -> None:
+    front.context.shared_memory = None
+    assert await front.get(f"{PATH}/status") == []
+    assert (await front.error("POST", f"{PATH}/region/r/register", GOOD))[0] == 501
+    assert not (await front.call(f"{OIP}SystemSharedMemoryStatus", {})).regions
+    assert "system_shared_memory" not in (await front.get("/v2"))["extensions"]
+
+
+async def test_the_extension_is_listed(front: GrpcFront) -> None:
+    reply = await front.ask("GET", "/v2")
+    assert orjson.loads(reply.body)["extensions"] == [
+        "classification",
+        "model_configuration",
+        "system_shared_memory",
+        "binary_tensor_data",
+        "parameters",
+        "statistics",
+    ]
