@@ -122,6 +122,47 @@ void bind_control_call(py::module_& module) {
       .def_property_readonly("timeout_us", [](const ControlCall& c) { return c.timeout_us; });
 }
 
+// None, or the exception.
+py::object error_of(const Status& status) {
+  if (status.ok()) return py::none();
+  return make_error(status);
+}
+
+void bind_inner_calls(py::module_& module) {
+  py::class_<BoundInner, std::shared_ptr<BoundInner>> inner(module, "InnerCalls",
+                                                            py::dynamic_attr());
+  inner.attr("owner") = py::none();
+  inner
+      // quick, all of them
+      .def(py::init([](PyEngine& engine) {
+             auto made = std::make_shared<BoundInner>(engine);
+             made->opened(-1);
+             return made;
+           }),
+           py::arg("engine"), py::keep_alive<1, 2>())
+      .def(
+          "predict",
+          [](BoundInner& self, std::uint64_t exchange, const py::bytes& request, bool rest,
+             std::uint64_t timeout_us) {
+            const auto dialect = rest ? engine::Dialect::kTfsHttp : engine::Dialect::kTfsGrpc;
+            return self.predict(exchange, std::string_view(request), dialect, timeout_us);
+          },
+          py::arg("exchange"), py::arg("request"), py::arg("rest") = false,
+          py::arg("timeout_us") = 0)
+      .def("cancel", &BoundInner::cancel, py::arg("exchange"))
+      .def("attend", &BoundInner::attend)
+      .def("take_results",
+           [](BoundInner& self) {
+             py::list out;
+             for (const engine::InnerResult& result : self.take_results()) {
+               out.append(py::make_tuple(result.exchange, py::bytes(result.response),
+                                         error_of(result.status)));
+             }
+             return out;
+           })
+      .def("closed", &BoundInner::closed);
+}
+
 }  // namespace
 
 void bind_connection(py::module_& module) {
@@ -137,6 +178,7 @@ void bind_connection(py::module_& module) {
   module.attr("GRPC_HALF_CLOSE") = py::int_(static_cast<int>(engine::ControlKind::kGrpcHalfClose));
   module.attr("GRPC_CANCEL") = py::int_(static_cast<int>(engine::ControlKind::kGrpcCancel));
   bind_control_call(module);
+  bind_inner_calls(module);
 
   py::class_<OutputPiece>(module, "_OutputPiece", py::buffer_protocol())
       .def_buffer([](OutputPiece& piece) {

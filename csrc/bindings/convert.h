@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "engine/engine.h"
+#include "engine/inner_session.h"
 #include "runtime/ort/ort_runner.h"
 
 namespace servolley::bindings {
@@ -15,6 +16,8 @@ namespace py = pybind11;
 
 // The Python exception of a Status. Needs the GIL.
 [[noreturn]] void raise_status(const Status& status);
+// The same as an object that is not raised.
+py::object make_error(const Status& status);
 inline void raise_if_error(const Status& status) {
   if (!status.ok()) raise_status(status);
 }
@@ -53,6 +56,12 @@ class BoundConnection final : public engine::Connection {
   BoundConnection(PyEngine& owner, bool control_only)
       : engine::Connection(*owner.engine, control_only), bound_engine(owner) {}
   PyEngine& bound_engine;
+};
+
+// Calls from inside the process, as Python holds them.
+class BoundInner final : public engine::InnerConnection {
+ public:
+  explicit BoundInner(PyEngine& owner) : engine::InnerConnection(*owner.engine) {}
 };
 
 }  // namespace servolley::bindings

@@ -194,7 +194,8 @@ void bind_servable(py::module_& module) {
                                const auto dims = s.shape.dims();
                                return std::vector<std::int64_t>(dims.begin(), dims.end());
                              })
-      .def_property_readonly("rank_known", [](const TensorSpec& s) { return s.rank_known; });
+      .def_property_readonly("rank_known", [](const TensorSpec& s) { return s.rank_known; })
+      .def_property_readonly("labels", [](const TensorSpec& s) { return s.labels; });
 
   py::class_<Servable, std::shared_ptr<Servable>>(module, "Servable")
       // quick
@@ -223,7 +224,11 @@ py::object PyEngine::take_attention() {
   if (attention.empty()) return py::none();
   py::list out;
   for (auto& connection : attention) {
-    out.append(py::cast(std::static_pointer_cast<BoundConnection>(connection)));
+    if (connection->from_outside()) {
+      out.append(py::cast(std::static_pointer_cast<BoundConnection>(connection)));
+    } else {
+      out.append(py::cast(std::static_pointer_cast<BoundInner>(connection)));
+    }
   }
   attention.clear();
   return out;

@@ -7,10 +7,15 @@ PyObject* core_error = nullptr;  // owned by the module
 
 }  // namespace
 
-void raise_status(const Status& status) {
+py::object make_error(const Status& status) {
   py::object error = py::handle(core_error)(status.message());
   error.attr("code") = py::str(std::string(code_name(status.code())));
   error.attr("http_status") = http_status(status.code());
+  return error;
+}
+
+void raise_status(const Status& status) {
+  const py::object error = make_error(status);
   PyErr_SetObject(core_error, error.ptr());
   throw py::error_already_set();
 }

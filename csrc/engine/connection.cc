@@ -19,7 +19,10 @@ constexpr std::string_view kHttp2Preface = "PRI";
 }  // namespace
 
 Connection::Connection(Engine& engine, bool control_only)
-    : engine_(engine), control_only_(control_only) {}
+    : engine_(engine), control_only_(control_only), from_outside_(true) {}
+
+Connection::Connection(Engine& engine, std::unique_ptr<Session> session)
+    : engine_(engine), control_only_(true), from_outside_(false), session_(std::move(session)) {}
 
 Connection::~Connection() { closed(); }
 

@@ -63,6 +63,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // --- for the session ---
   Engine& engine() { return engine_; }
   bool control_only() const { return control_only_; }
+  // Whether there is a client: not so for calls from inside the process.
+  bool from_outside() const { return from_outside_; }
   void queue_control(ControlCall call) { calls_.push_back(std::move(call)); }
   // The engine has work that needs a tick.
   void request_tick() { ticks_ = true; }
@@ -82,6 +84,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool dirty = false;
   bool attention_requested = false;
 
+ protected:
+  // Not of a client's: `session` is what the calls come from.
+  Connection(Engine& engine, std::unique_ptr<Session> session);
+
  private:
   // As much of HTTP/2's preface as tells it from an HTTP/1 method.
   static constexpr std::size_t kSniffedBytes = 3;
@@ -92,6 +98,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   Engine& engine_;
   const bool control_only_;
+  const bool from_outside_;
   std::unique_ptr<Session> session_;  // empty until the protocol is known
   std::array<std::byte, kSniffedBytes> sniffed_{};
   std::size_t sniffed_size_ = 0;

@@ -245,14 +245,16 @@ void Engine::close() {
 }
 
 void Engine::connection_opened(Connection& connection) {
-  ++front_.connections;
-  ++front_.connections_total;
+  if (connection.from_outside()) {
+    ++front_.connections;
+    ++front_.connections_total;
+  }
   connections_.push_back(&connection);
   if (draining_) connection.drain();
 }
 
 void Engine::connection_closed(Connection& connection) {
-  --front_.connections;
+  if (connection.from_outside()) --front_.connections;
   const auto forget = [&](std::vector<Connection*>& list) {
     const auto at = std::find(list.begin(), list.end(), &connection);
     if (at == list.end()) return;

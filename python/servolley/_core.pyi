@@ -31,6 +31,9 @@ class TensorSpec:
     def shape(self) -> list[int]: ...
     @property
     def rank_known(self) -> bool: ...
+    @property
+    def labels(self) -> list[str]:
+        """An output's class labels; may be empty."""
 
 @type_check_only
 class Histogram(TypedDict):
@@ -179,8 +182,7 @@ class Engine:
         tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.
         ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
         ``grpc_compression_level``: zlib's, for gRPC clients that accept compressed answers; 0 = never.
-        ``shared_memory_regions``, ``shared_memory_bytes``: what clients may register; 0 regions = shared memory
-        is off.
+        ``shared_memory_regions``, ``shared_memory_bytes``: what clients may register; 0 regions = nothing.
         Raises CoreError FAILED_PRECONDITION if the ONNX Runtime library cannot be used. Heavy."""
     @property
     def completion_fd(self) -> int:
@@ -303,3 +305,21 @@ class Connection:
         """Quick: ends a gRPC call with a canonical status code number."""
     def closed(self) -> None:
         """Quick: the socket is gone; cancels what is under way. Must be called before the fd is closed."""
+
+class InnerCalls:
+    """Inference from inside the process, through the queues and batches of everybody: what attends to it is
+    ``owner``. A call is a tensorflow.serving.PredictRequest as it would come over gRPC."""
+
+    owner: object | None
+
+    def __init__(self, engine: Engine) -> None: ...
+    def predict(self, exchange: int, request: bytes, rest: bool = False, timeout_us: int = 0) -> int:
+        """Quick: begins a call; returns attention bits, OUTPUT: take_results() has something. ``rest``: it is
+        counted, and its errors are those, of the REST API. ``timeout_us``: 0 = none."""
+    def cancel(self, exchange: int) -> None:
+        """Quick: nobody waits for the result any more."""
+    def attend(self) -> int: ...
+    def take_results(self) -> list[tuple[int, bytes, CoreError | None]]:
+        """Quick: (exchange, PredictResponse, what went wrong) of every call that is over."""
+    def closed(self) -> None:
+        """Quick: cancels what is under way. Before the engine is closed."""
