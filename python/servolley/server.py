@@ -16,7 +16,9 @@ from servolley.config import triton
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
-from servolley.front.grpc.services import GrpcServices
+from servolley.front.example_calls import ExampleCalls
+from servolley.front.grpc.services import GrpcServices, built_messages
+from servolley.front.inner import InnerCalls
 from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
@@ -141,6 +143,10 @@ class Server:
         )
         if self._settings.repository.control_mode == "explicit":
             self._context.control = ExplicitControl(self._manager, self._scanner, _override)
+        self._context.inner = InnerCalls(self._engine, self._driver)
+        self._context.examples = ExampleCalls(
+            self._context, built_messages, self._settings.limits.request_timeout_ms * 1000
+        )
         self._grpc = GrpcServices(self._context, loop)
         self._driver.start()
         try:
@@ -299,6 +305,9 @@ class Server:
         self._driver.begin_drain()
         if not await self._driver.drained(drain_timeout_s):
             _log.warning("connections were cut off: the drain timeout has passed")
+        if self._context.inner is not None:
+            self._context.inner.close()
+            self._context.inner = None
         try:
             await asyncio.wait_for(self._manager.close(), max(deadline - loop.time(), _LEAST_CLOSE_S))
         except TimeoutError:

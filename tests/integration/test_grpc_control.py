@@ -294,13 +294,15 @@ def test_model_metadata_is_that_of_rest(reflected: Reflected, server: Server) ->
 
 
 def test_what_is_not_built_says_so(reflected: Reflected) -> None:
-    for service, methods in (
-        ("tensorflow.serving.PredictionService", ("Classify", "Regress", "MultiInference")),
-        ("tensorflow.serving.ModelService", ("HandleReloadConfigRequest",)),
-    ):
-        for method in methods:
-            with refusal(grpc.StatusCode.UNIMPLEMENTED, "does not support"):
-                reflected.call(service, method, {})
+    with refusal(grpc.StatusCode.UNIMPLEMENTED, "does not support"):
+        reflected.call("tensorflow.serving.ModelService", "HandleReloadConfigRequest", {})
+
+
+def test_calls_on_examples_are_there(reflected: Reflected) -> None:
+    """What they answer, test_examples.py says."""
+    for method, text in (("Classify", "ModelSpec"), ("Regress", "ModelSpec"), ("MultiInference", "tasks")):
+        with refusal(grpc.StatusCode.INVALID_ARGUMENT, text):
+            reflected.call("tensorflow.serving.PredictionService", method, {})
 
 
 # --- reflection ---

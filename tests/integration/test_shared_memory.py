@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,9 +235,9 @@ def test_errors_of_use(stock: Stock) -> None:
         infer(wanted=(16, 0))
         assert stock.error(lambda: infer(16, name="nobody")) == "NOT_FOUND"
         for bad in ((16, PAGE), (16, PAGE - 15), (12,), (20,), (16, (1 << 63) - 1)):
-            assert stock.error(lambda bad=bad: infer(*bad)) == "INVALID_ARGUMENT"
+            assert stock.error(partial(infer, *bad)) == "INVALID_ARGUMENT"
         for bad in ((15,), (16, PAGE), (PAGE + 1,), ((1 << 63) - 1, 64)):
-            assert stock.error(lambda bad=bad: infer(wanted=bad)) == "INVALID_ARGUMENT"
+            assert stock.error(partial(infer, wanted=bad)) == "INVALID_ARGUMENT"
         assert stock.error(lambda: infer(wanted=(16,), name="nobody")) == "NOT_FOUND"
         infer(16)
 

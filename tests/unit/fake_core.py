@@ -46,6 +46,7 @@ class TensorSpec:
     tf_dtype: str = "DT_FLOAT"
     shape: list[int] = field(default_factory=lambda: [-1, 16])
     rank_known: bool = True
+    labels: list[str] = field(default_factory=list)
 
 
 def histogram(bounds: list[int], counts: list[int], total: int) -> dict[str, Any]:

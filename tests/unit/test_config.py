@@ -26,7 +26,10 @@ def model(text: str) -> ModelConfig:
             "unknown key 'batching.max_batchsize', did you mean 'max_batch_size'?",
         ),
         ("[runtime]\nintra_op_thread_count = 3", "did you mean 'intra_op_threads'?"),
-        ("zebra = 1", "unknown key 'zebra' (known: batching, class_labels, filename, runtime, versions)"),
+        (
+            "zebra = 1",
+            "unknown key 'zebra' (known: batching, class_labels, filename, runtime, signatures, versions)",
+        ),
         ("[batching]\nmax_batch_size = '3'", "'batching.max_batch_size': Expected `int | null`, got `str`"),
         ("[batching]\nmax_batch_size = -1", "'batching.max_batch_size': Expected `int` >= 0"),
         ("[batching]\nmax_batch_size = true", "'batching.max_batch_size'"),

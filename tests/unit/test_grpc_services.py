@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 
+from servolley.front.example_calls import ExampleCalls
 from servolley.front.grpc.calls import GrpcCalls
 from servolley.front.grpc.health import POLL_S
 from servolley.front.grpc.messages import Messages
@@ -69,6 +70,7 @@ class GrpcFront(Front):
     def __init__(self, descriptors: bytes) -> None:
         super().__init__()
         self.messages = Messages(descriptors)
+        self.context.examples = ExampleCalls(self.context, lambda: self.messages)
         self.timers = Timers()
         loop = cast("Any", self.timers)
         self.services = GrpcServices(self.context, loop)
@@ -272,10 +274,6 @@ async def test_load_hands_its_parameters_over(front: GrpcFront) -> None:
             for verb in ("Register", "Unregister")
         ),
         (f"{OIP}TraceSetting", "this server does not support trace settings"),
-        *(
-            (f"{PREDICTION}{verb}", "this server does not support classify and regress")
-            for verb in ("Classify", "Regress", "MultiInference")
-        ),
         (
             f"{MODELS}HandleReloadConfigRequest",
             "this server does not support changes of its configuration",

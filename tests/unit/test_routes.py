@@ -437,11 +437,6 @@ async def test_tfs_model_list(front: Front) -> None:
     assert models[0]["model_version_status"] == [row(3), row(1)]
 
 
-async def test_tfs_classify_is_not_built(front: Front) -> None:
-    for verb in ("classify", "regress"):
-        assert (await front.error("POST", f"/v1/models/m:{verb}", {}))[0] == 501
-
-
 async def test_tfs_options(front: Front) -> None:
     for path in ("/v1/models/m:predict", "/v1/models/m", "/v1/whatever"):
         assert (await front.ask("OPTIONS", path, origin="https://site.example")).status == 200

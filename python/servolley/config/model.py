@@ -95,11 +95,42 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError("give at most one of latest, all and specific")
 
 
+Value = int | float | str | bool
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[signatures.NAME]: what TensorFlow Serving's classify and regress calls of that signature mean.
+
+    method: "classify" or "regress".
+    features: input -> feature of the examples that it is filled from. Absent: the feature of its name.
+    defaults: feature -> its value or values in examples that lack it. Without one every example needs it.
+    scores: classify: the output with one score per class. Absent: "scores", or the only FP32 or FP64 output.
+    classes: classify: the output with the labels. Absent: "classes" if there is one; else the scores'
+        [class_labels], or no labels.
+    value: regress: the output. Absent: "outputs", or the only FP32 or FP64 output.
+    """
+
+    method: Literal["classify", "regress"]
+    features: dict[NonEmpty, NonEmpty] = {}
+    defaults: dict[NonEmpty, Value | list[Value]] = {}
+    scores: NonEmpty | None = None
+    classes: NonEmpty | None = None
+    value: NonEmpty | None = None
+
+    def __post_init__(self) -> None:
+        if self.method == "classify" and self.value is not None:
+            raise ValueError("'value' is for method = \"regress\"")
+        if self.method == "regress" and (self.scores is not None or self.classes is not None):
+            raise ValueError("'scores' and 'classes' are for method = \"classify\"")
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of model.toml.
 
     filename: the model's file inside each version directory.
     class_labels: output name -> text file with one class label per line, inside the model directory.
+    signatures: signature name -> what classify and regress calls that name it mean. "serving_default" is that
+        of calls that name none.
     """
 
     filename: Annotated[str, Meta(pattern=r"^[^/\x00-\x1f]+$", max_length=255)] = "model.onnx"
@@ -107,6 +138,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     runtime: Runtime = Runtime()
     versions: Versions = Versions()
     class_labels: dict[NonEmpty, NonEmpty] = {}
+    signatures: dict[NonEmpty, Signature] = {}
 
     def __post_init__(self) -> None:
         if self.filename in {".", ".."}:

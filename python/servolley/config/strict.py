@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -62,7 +62,12 @@ def _unknown_keys(document: dict[str, Any], struct: type[msgspec.Struct], prefix
             hint = f", did you mean '{close[0]}'?" if close else f" (known: {', '.join(sorted(fields))})"
             complaints.append(f"unknown key '{prefix}{key}'{hint}")
         elif isinstance(value, dict) and (inner := _struct_in(field.type)) is not None:
-            complaints += _unknown_keys(value, inner, prefix=f"{prefix}{key}.")
+            # A table of tables has names of its own; what they hold has keys.
+            tables = value if get_origin(field.type) is dict else {"": value}
+            for name, table in tables.items():
+                if isinstance(table, dict):
+                    below = f"{prefix}{key}.{name}." if name else f"{prefix}{key}."
+                    complaints += _unknown_keys(table, inner, prefix=below)
     return complaints
 
 

@@ -8,6 +8,8 @@ from servolley.status import not_found, unavailable
 
 if TYPE_CHECKING:
     from servolley._core import Servable
+    from servolley.front.example_calls import ExampleCalls
+    from servolley.front.inner import InnerCalls
     from servolley.front.shared_memory import SharedMemory
     from servolley.repository.manager import Manager
     from servolley.repository.records import ModelRecord
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class ServerContext:
     """One server's state, as the routes see it. ``draining``: on its way down. ``shared_memory``: None where
-    clients may not register any."""
+    clients may not register any. ``inner``: inference for control routes. ``examples``: those that need it.
+    """
 
     version: str
     manager: "Manager"
     control: ModelControl = field(default_factory=NoModelControl)
     shared_memory: "SharedMemory | None" = None
+    inner: "InnerCalls | None" = None
+    examples: "ExampleCalls | None" = None
     draining: bool = False
 
     @property

@@ -4,7 +4,7 @@ and messages over gRPC."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from servolley.status import StatusError, invalid_argument, not_found, unimplemented
+from servolley.status import invalid_argument, not_found
 
 if TYPE_CHECKING:
     from servolley._core import Servable, TensorSpec
@@ -21,8 +21,19 @@ class Which:
     label: str | None = None
 
 
-def no_examples() -> StatusError:
-    return unimplemented("this server does not support classify and regress")
+def which_of(request: Any) -> Which:
+    """What the ModelSpec of a request message names. Raises StatusError."""
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    spec = request.model_spec
+    if not spec.name:
+        raise invalid_argument("ModelSpec has no model name")
+    choice = spec.WhichOneof("version_choice")
+    return Which(
+        spec.name,
+        spec.version.value if choice == "version" else None,
+        spec.version_label if choice == "version_label" else None,
+    )
 
 
 def versions_of(context: "ServerContext", which: Which) -> "list[VersionRecord]":

@@ -7,6 +7,8 @@ from servolley.front import tfs_answers as tfs
 from servolley.front.calls import JSON, Call, Reply, error_reply, json_reply
 from servolley.front.context import ServerContext
 from servolley.front.router import Router
+from servolley.front.signatures import Method
+from servolley.status import unavailable
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)"
 _WHICH = r"(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
@@ -25,7 +27,8 @@ class TfsRoutes:
             (_MODEL + _WHICH + "/metadata", {"GET": self.metadata}),
             # The core answers POST itself; what comes here has the wrong verb.
             (_MODEL + _WHICH + "(?-i::predict)", {"POST": self.not_reached}),
-            (_MODEL + _WHICH + "(?-i::(?:classify|regress))", {"POST": self.classify_or_regress}),
+            (_MODEL + _WHICH + "(?-i::classify)", {"POST": self.classify}),
+            (_MODEL + _WHICH + "(?-i::regress)", {"POST": self.regress}),
         ):
             router.add(pattern, {**handlers, "OPTIONS": self.options}, ignore_case=True)
         router.add_fallback("/v1/", self.malformed)
@@ -54,8 +57,16 @@ class TfsRoutes:
     def metadata(self, call: Call) -> Reply:
         return json_reply(tfs.metadata(tfs.servable_of(self._context, _which(call))))
 
-    def classify_or_regress(self, _: Call) -> NoReturn:
-        raise tfs.no_examples()
+    async def classify(self, call: Call) -> Reply:
+        return await self._on_examples(call, Method.CLASSIFY)
+
+    async def regress(self, call: Call) -> Reply:
+        return await self._on_examples(call, Method.REGRESS)
+
+    async def _on_examples(self, call: Call, method: Method) -> Reply:
+        if self._context.examples is None:
+            raise unavailable("Server exiting")
+        return Reply(200, await self._context.examples.rest(_which(call), method, call.body), JSON)
 
     def not_reached(self, _: Call) -> NoReturn:
         raise RuntimeError("the core did not recognise a predict call")

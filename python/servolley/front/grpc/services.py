@@ -3,11 +3,13 @@ own announces calls: a server that nobody asks over gRPC is smaller by it and st
 
 import asyncio
 import importlib
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from servolley.front.context import ServerContext
     from servolley.front.grpc.health import HealthService
+    from servolley.front.grpc.messages import Messages
     from servolley.front.grpc.methods import Method
 
 
@@ -37,9 +39,8 @@ class GrpcServices:
 
     def _build(self) -> "dict[str, Method]":
         from servolley.front.grpc import health, oip_service, reflection, tfs_service
-        from servolley.front.grpc.messages import Messages
 
-        messages = Messages.built()
+        messages = built_messages()
         self._health = health.HealthService(self._context, self._loop)
         served = [
             oip_service.SERVICE,
@@ -59,6 +60,14 @@ class GrpcServices:
 def _import_everything() -> None:
     for name in ("health", "messages", "oip_service", "reflection", "tfs_service"):
         importlib.import_module(f"servolley.front.grpc.{name}")
+
+
+@cache
+def built_messages() -> "Messages":
+    """Every message of ours, once per process."""
+    from servolley.front.grpc.messages import Messages
+
+    return Messages.built()
 
 
 def no_services(_: str) -> "Method | None":

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 from servolley.front import tfs_answers as tfs
 from servolley.front.context import ServerContext
 from servolley.front.grpc.messages import Document, Messages
-from servolley.front.grpc.methods import Method
+from servolley.front.grpc.methods import Method, Unary
 from servolley.status import invalid_argument, unimplemented
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
@@ -24,16 +24,27 @@ class TfsService:
     def methods(self, messages: Messages) -> dict[str, Method]:
         handlers = {
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self.model_metadata,
-            f"/{PREDICTION_SERVICE}/Classify": self.no_examples,
-            f"/{PREDICTION_SERVICE}/Regress": self.no_examples,
-            f"/{PREDICTION_SERVICE}/MultiInference": self.no_examples,
             f"/{MODEL_SERVICE}/GetModelStatus": self.model_status,
             f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self.no_reload,
         }
-        return {target: messages.unary(target, handler) for target, handler in handlers.items()}
+        calls = self._context.examples
+        on_examples = (
+            {}
+            if calls is None
+            else {
+                f"/{PREDICTION_SERVICE}/Classify": calls.classify,
+                f"/{PREDICTION_SERVICE}/Regress": calls.regress,
+                f"/{PREDICTION_SERVICE}/MultiInference": calls.multi,
+            }
+        )
+        return {
+            **{target: messages.unary(target, handler) for target, handler in handlers.items()},
+            # They read their messages themselves: these may be too large for the loop.
+            **{target: Unary(lambda body: body, handler) for target, handler in on_examples.items()},
+        }
 
     def model_metadata(self, request: Any) -> Document:
-        which = _which(request)
+        which = tfs.which_of(request)
         if not request.metadata_field:
             raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
         for wanted in request.metadata_field:
@@ -44,24 +55,7 @@ class TfsService:
         return document | {"metadata": {_SIGNATURES: signatures}}
 
     def model_status(self, request: Any) -> Document:
-        return tfs.statuses(tfs.versions_of(self._context, _which(request)))
-
-    def no_examples(self, _: Any) -> NoReturn:
-        raise tfs.no_examples()
+        return tfs.statuses(tfs.versions_of(self._context, tfs.which_of(request)))
 
     def no_reload(self, _: Any) -> NoReturn:
         raise unimplemented("this server does not support changes of its configuration")
-
-
-def _which(request: Any) -> tfs.Which:
-    if not request.HasField("model_spec"):
-        raise invalid_argument("Missing ModelSpec")
-    spec = request.model_spec
-    if not spec.name:
-        raise invalid_argument("ModelSpec has no model name")
-    choice = spec.WhichOneof("version_choice")
-    return tfs.Which(
-        spec.name,
-        spec.version.value if choice == "version" else None,
-        spec.version_label if choice == "version_label" else None,
-    )

@@ -1,0 +1,207 @@
+"""Classify, Regress and MultiInference, whichever way they came: examples in, the model's answer out. The
+tensors are run by the core, in the batches of everybody."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from servolley.front import examples, examples_json
+from servolley.front import tfs_answers as tfs
+from servolley.front.signatures import Method, Plan, plan
+from servolley.status import Code, StatusError, invalid_argument, unimplemented
+
+if TYPE_CHECKING:
+    from servolley._core import Servable
+    from servolley.front.context import ServerContext
+    from servolley.front.grpc.messages import Messages
+
+PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
+
+# An example without features takes two bytes and becomes an object of a hundred.
+_LARGEST_BODY_BYTES = 4 << 20
+# What takes longer than this to read is read beside the loop.
+_QUICK_BYTES = 32 << 10
+_TASKS_MAX = 64
+
+T = TypeVar("T")
+
+
+class ExampleCalls:
+    """Over one server's context. ``rest_timeout_us``: what a REST call may take, 0 = any time."""
+
+    def __init__(
+        self, context: "ServerContext", load_messages: "Callable[[], Messages]", rest_timeout_us: int = 0
+    ) -> None:
+        self._context = context
+        self._load_messages = load_messages
+        self._rest_timeout_us = rest_timeout_us
+        self._messages: Messages | None = None
+        self._plans: WeakKeyDictionary[Servable, dict[tuple[str, Method], Plan]] = WeakKeyDictionary()
+
+    async def rest(self, which: tfs.Which, method: Method, body: bytes) -> bytes:
+        """The JSON answer to a JSON request. Raises StatusError."""
+
+        def read() -> tuple[str, Any]:
+            given = self._new("Input")
+            return examples_json.read(body, given), given
+
+        signature, given = await self._aside(body, read)
+        servable = tfs.servable_of(self._context, which)
+        steps = [self._plan(servable, signature, method)]
+        result = self._new("ClassificationResult" if method is Method.CLASSIFY else "RegressionResult")
+        await self._run(servable, steps, given, [result], rest=True, bytes_in=len(body))
+        if method is Method.CLASSIFY:
+            return examples_json.render_classification(result)
+        return examples_json.render_regression(result)
+
+    async def classify(self, body: bytes) -> bytes:
+        """A ClassificationResponse to a ClassificationRequest. Raises StatusError."""
+        return await self._one(body, Method.CLASSIFY, "Classification")
+
+    async def regress(self, body: bytes) -> bytes:
+        return await self._one(body, Method.REGRESS, "Regression")
+
+    async def _one(self, body: bytes, method: Method, name: str) -> bytes:
+        request = await self._parse(body, f"{name}Request")
+        response = self._new(f"{name}Response")
+        servable = tfs.servable_of(self._context, tfs.which_of(request))
+        signature = request.model_spec.signature_name
+        steps = [self._plan(servable, signature, method)]
+        await self._run(servable, steps, request.input, [response.result], rest=False, bytes_in=len(body))
+        _echo(response.model_spec, servable, signature)
+        return bytes(response.SerializeToString())
+
+    async def multi(self, body: bytes) -> bytes:
+        """A MultiInferenceResponse to a MultiInferenceRequest. Raises StatusError."""
+        request = await self._parse(body, "MultiInferenceRequest")
+        tasks = request.tasks
+        if not 0 < len(tasks) <= _TASKS_MAX:
+            raise invalid_argument(f"a MultiInferenceRequest has 1 to {_TASKS_MAX} tasks, not {len(tasks)}")
+        which = [tfs.which_of(task) for task in tasks]
+        if any(each.name != which[0].name for each in which):
+            raise invalid_argument(
+                "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+            )
+        servable = tfs.servable_of(self._context, which[0])
+        steps = [
+            self._plan(servable, task.model_spec.signature_name, _method_of(task.method_name))
+            for task in tasks
+        ]
+        seen = set()
+        for step in steps:
+            if step.signature in seen:
+                raise invalid_argument(f"Duplicate evaluation of signature: {step.signature}")
+            seen.add(step.signature)
+        response = self._new("MultiInferenceResponse")
+        results = []
+        for task, step in zip(tasks, steps, strict=True):
+            entry = response.results.add()
+            _echo(entry.model_spec, servable, task.model_spec.signature_name)
+            classify = step.method is Method.CLASSIFY
+            result = entry.classification_result if classify else entry.regression_result
+            result.SetInParent()
+            results.append(result)
+        await self._run(servable, steps, request.input, results, rest=False, bytes_in=len(body))
+        return bytes(response.SerializeToString())
+
+    # --- the way through the model ---
+
+    async def _run(
+        self,
+        servable: "Servable",
+        steps: Sequence[Plan],
+        given: Any,
+        results: Sequence[Any],
+        *,
+        rest: bool,
+        bytes_in: int,
+    ) -> None:
+        """Fills ``results``, one per step. Steps that read the same features are one run of the model."""
+        runs: dict[Any, list[int]] = {}
+        for number, step in enumerate(steps):
+            runs.setdefault(step.sources, []).append(number)
+        for sources, numbers in runs.items():
+            outputs = sorted({name for number in numbers for name in steps[number].outputs})
+
+            def build(sources: Any = sources, outputs: Any = outputs) -> tuple[bytes, int]:
+                rows = examples.features_of(given)
+                request = self._new("PredictRequest")
+                request.model_spec.name = servable.name
+                request.model_spec.version.value = servable.version
+                request.output_filter.extend(outputs)
+                examples.fill(request, sources, rows)
+                return request.SerializeToString(), len(rows)
+
+            message, rows = await self._off_loop_if(bytes_in > _QUICK_BYTES, build)
+            inner = self._context.inner
+            if inner is None:
+                raise StatusError(Code.UNAVAILABLE, "Server exiting")
+            timeout_us = self._rest_timeout_us if rest else 0
+            answer = await inner.predict(message, rest=rest, timeout_us=timeout_us)
+
+            def take(
+                answer: bytes = answer, rows: int = rows, numbers: Sequence[int] = tuple(numbers)
+            ) -> None:
+                response = self._new("PredictResponse")
+                response.ParseFromString(answer)
+                tensors = dict(response.outputs)
+                for number in numbers:
+                    step = steps[number]
+                    classify = step.method is Method.CLASSIFY
+                    write = examples.classifications if classify else examples.regressions
+                    write(results[number], step, tensors, rows)
+
+            await self._off_loop_if(len(answer) > _QUICK_BYTES, take)
+
+    def _plan(self, servable: "Servable", signature: str, method: Method) -> Plan:
+        plans = self._plans.setdefault(servable, {})
+        found = plans.get((signature, method))
+        if found is None:
+            # A name that is none raises, so there are never more of them than the model has.
+            config = self._context.model(servable.name).found.config
+            found = plans[signature, method] = plan(servable, config, signature, method)
+        return found
+
+    # --- messages ---
+
+    def _new(self, name: str) -> Any:
+        if self._messages is None:
+            self._messages = self._load_messages()
+        return self._messages.message(f"tensorflow.serving.{name}")()
+
+    async def _parse(self, body: bytes, name: str) -> Any:
+        def read() -> Any:
+            request = self._new(name)
+            try:
+                request.ParseFromString(body)
+            except Exception as error:  # DecodeError, whose module is not imported before it is needed
+                if type(error).__name__ != "DecodeError":
+                    raise
+                raise invalid_argument(f"failed to parse the request: not a {name} message") from None
+            return request
+
+        return await self._aside(body, read)
+
+    async def _aside(self, body: bytes, work: Callable[[], T]) -> T:
+        if len(body) > _LARGEST_BODY_BYTES:
+            raise StatusError(Code.TOO_LARGE, f"a call with examples may have {_LARGEST_BODY_BYTES} bytes")
+        return await self._off_loop_if(len(body) > _QUICK_BYTES, work)
+
+    async def _off_loop_if(self, slow: bool, work: Callable[[], T]) -> T:
+        if not slow:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _method_of(full_name: str) -> Method:
+    for method in Method:
+        if method.full_name == full_name:
+            return method
+    raise unimplemented(f"Unsupported signature method_name: {full_name[:100]}")
+
+
+def _echo(spec: Any, servable: "Servable", signature: str) -> None:
+    spec.name = servable.name
+    spec.version.value = servable.version
+    spec.signature_name = signature
