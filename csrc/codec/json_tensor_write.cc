@@ -91,7 +91,7 @@ Status TensorWriter::write_floats(std::size_t count) {
   constexpr int kMisses = 4;
   constexpr int kPause = 60;
   int tries = few_decimals_tries_;
-  const Status status =
+  Status status =
       write_numbers<float>(count, kMaxFloatText, [&, rule = style_.floats](char* at, float value) {
         if (--tries >= 0) {
           if (char* const end = put_few_decimals(at, value)) {
@@ -191,7 +191,7 @@ Status TensorWriter::write_text(std::string_view element) {
   char* const start = cursor(writer_);
   bool valid = true;
   char* at = start;
-  *at++ = '"';
+  *at++ = '"';  // NOLINT(clang-analyzer-core.NullDereference): there is room, so there is memory
   at = put_escaped(at, element, valid);
   *at++ = '"';
   if (!valid) {

@@ -382,8 +382,10 @@ char* put_double(char* at, double value, FloatRule rule) { return put_number(at,
 // does, and so the shortest, trailing zeros aside.
 char* put_few_decimals(char* at, float value) {
   const double magnitude = std::fabs(static_cast<double>(value));
+  if (!(magnitude < 99.99995)) return nullptr;
+  // NOLINTNEXTLINE(bugprone-incorrect-roundings): a tie is no value of four decimals either way
   const auto units = static_cast<std::int64_t>(magnitude * 1e4 + 0.5);
-  if (static_cast<std::uint64_t>(units - 1) >= 999'999) return nullptr;
+  if (units == 0) return nullptr;
   // The two roundings of this product cannot carry it across the middle between two FP32 values: a
   // number of units that is not such a middle is further from it than 2^-40 of itself.
   if (static_cast<double>(static_cast<float>(static_cast<double>(units) * 1e-4)) != magnitude) {

@@ -88,6 +88,16 @@ Result<Buffer> Pool::allocate(std::size_t bytes) {
   return Buffer::adopt(block);
 }
 
+Result<Buffer> Pool::allocate_announced(std::size_t bytes) {
+  const std::size_t quarter = options_.ceiling_bytes / 4;
+  const std::size_t used = in_use_bytes_.load(std::memory_order_relaxed);
+  const std::size_t most = options_.ceiling_bytes - quarter;
+  if (used > quarter && (used > most || bytes > most - used)) {
+    return Status(Code::kResourceExhausted, "tensor memory: too many request bodies are under way");
+  }
+  return allocate(bytes);
+}
+
 void Pool::give_back(Block* block) noexcept {
   Pool& pool = *static_cast<Pool*>(block->owner);
   const std::size_t bytes = block->capacity;

@@ -40,6 +40,9 @@ class Pool {
   // A 64-byte aligned buffer of at least `bytes`; its content is undefined. RESOURCE_EXHAUSTED
   // above the ceiling or when the device is out of memory.
   Result<Buffer> allocate(std::size_t bytes);
+  // The same for what a client only announces. While much is in use already, a quarter of the
+  // ceiling stays free for everybody else: promised bodies alone cannot stop the others.
+  Result<Buffer> allocate_announced(std::size_t bytes);
   // Gives everything that is kept back to the device.
   void trim();
   PoolStats stats() const;

@@ -200,7 +200,7 @@ bool Http1Connection::Impl::begin_body(const ParsedHead& parsed, std::string_vie
     call.offset = (64 - plan.align_at % 64) % 64;
     call.expected = static_cast<std::size_t>(*parsed.head.content_length);
     if (call.expected > std::numeric_limits<std::size_t>::max() - 64) return false;
-    auto body = pool.allocate(call.offset + call.expected);
+    auto body = pool.allocate_announced(call.offset + call.expected);
     if (!body) return false;
     call.body = std::move(*body);
     std::copy(rest.begin(), rest.end(), reinterpret_cast<char*>(call.body.data()) + call.offset);

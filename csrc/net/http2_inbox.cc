@@ -16,7 +16,7 @@ Result<Buffer> MessageMemory::reserve(std::size_t bytes) {
   if (!count(bytes)) {
     return Status(Code::kResourceExhausted, "too many message bytes are under way on this channel");
   }
-  auto buffer = pool_.allocate(bytes);
+  auto buffer = pool_.allocate_announced(bytes);
   if (!buffer) release(bytes);
   return buffer;
 }

@@ -79,11 +79,11 @@ Status check_message(pbf_reader reader, Message message, int depth) {
   if (depth > kDeepest) return invalid_argument("the model is nested too deeply");
   constexpr protozero::pbf_tag_type kExternalData = 13;
   while (reader.next()) {
-    if (reader.wire_type() != protozero::pbf_wire_type::length_delimited) {
-      reader.skip();
-    } else if (message == Message::kTensor && reader.tag() == kExternalData) {
+    const bool holds_bytes = reader.wire_type() == protozero::pbf_wire_type::length_delimited;
+    const auto child = holds_bytes ? child_of(message, reader.tag()) : std::nullopt;
+    if (holds_bytes && message == Message::kTensor && reader.tag() == kExternalData) {
       SERVOLLEY_TRY(check_entry(reader.get_message()));
-    } else if (const auto child = child_of(message, reader.tag())) {
+    } else if (child) {
       SERVOLLEY_TRY(check_message(reader.get_message(), *child, depth + 1));
     } else {
       reader.skip();

@@ -45,10 +45,12 @@ void set_log_sink(LogSink sink) {
 
 Result<OpenedTable> open_table(const std::string& path) {
   // Otherwise the environment starts a thread and opens a data base in the user's cache folder.
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): models are loaded after the settings, by one engine
   ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);
   void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (!handle) {
-    const char* reason = ::dlerror();
+    const char* reason =
+        ::dlerror();  // NOLINT(concurrency-mt-unsafe): the C library keeps one per thread
     return unusable("cannot open the ONNX Runtime library '" + path +
                     "': " + (reason ? reason : "unknown reason"));
   }

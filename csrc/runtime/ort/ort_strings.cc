@@ -84,6 +84,7 @@ Status pack_strings(const Library& library, const abi::Value* strings, std::size
       return {Code::kResourceExhausted, "an output holds a string of 4 GiB or more"};
     }
     const auto prefix = static_cast<std::uint32_t>(length);
+    // NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): an allocated buffer has memory
     std::memcpy(to, &prefix, kLengthBytes);
     std::memmove(to + kLengthBytes, text + offsets[i], length);
     to += kLengthBytes + length;

@@ -65,6 +65,16 @@ int affinity_processors() {
   return static_cast<int>(std::thread::hardware_concurrency());
 }
 
+// Whether "cpu" is one of the controllers, which have commas between them.
+bool lists_cpu(const std::string& controllers) {
+  std::istringstream names(controllers);
+  std::string name;
+  while (std::getline(names, name, ',')) {
+    if (name == "cpu") return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::optional<double> cgroup_quota(const std::string& root) {
@@ -84,7 +94,7 @@ std::optional<double> cgroup_quota(const std::string& root) {
     if (group == "/") group.clear();
     if (controllers.empty()) {
       keep(least_quota(mounts, group, quota_v2));
-    } else if ((',' + controllers + ',').find(",cpu,") != std::string::npos) {
+    } else if (lists_cpu(controllers)) {
       keep(least_quota(mounts + '/' + controllers, group, quota_v1));
       if (controllers != "cpu") keep(least_quota(mounts + "/cpu", group, quota_v1));
     }

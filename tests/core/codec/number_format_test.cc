@@ -187,7 +187,8 @@ TEST_CASE("values of few decimals have the text that every value has") {
     REQUIRE(found == before + 1);
   }
   std::mt19937 random(11);
-  for (int i = 0; i < 1'000'000; ++i) check(std::bit_cast<float>(static_cast<std::uint32_t>(random())));
+  for (int i = 0; i < 1'000'000; ++i)
+    check(std::bit_cast<float>(static_cast<std::uint32_t>(random())));
   for (int i = 0; i < 200'000; ++i) {  // next to what is rounded
     const auto value = static_cast<float>(static_cast<int>(random() % 1'000'000) / -1e4);
     check(std::nextafter(value, 0.0F));

@@ -40,6 +40,28 @@ TEST_CASE("what a burst left in the pool goes back when it is over, also without
   CHECK(engine.pool().stats().cached_bytes == 0);
 }
 
+TEST_CASE("bodies that are announced and never come leave memory for those who ask for little") {
+  EngineOptions options;
+  options.pool_bytes = 16 << 20;
+  Engine engine(options);
+  serve(engine, unary_signature(DType::kFp32), doubling(engine.pool()), with(Execution::kInline));
+  std::vector<std::unique_ptr<Client>> hogs;
+  for (int i = 0; i < 20; ++i) {
+    hogs.push_back(std::make_unique<Client>(engine));
+    hogs.back()->send(
+        "POST /v2/models/m/infer HTTP/1.1\r\nHost: test\r\nContent-Length: 2000000\r\n\r\n");
+  }
+  Answer refused;
+  REQUIRE(hogs.back()->read(refused));
+  CHECK(refused.status == 503);
+  Client client(engine);
+  client.send(infer_row(1));
+  engine.tick();
+  Answer answer;
+  REQUIRE(client.read(answer));
+  CHECK(answer.status == 200);
+}
+
 TEST_CASE("little traffic leaves the pool warm") {
   Engine engine({});
   serve(engine, unary_signature(DType::kFp32), doubling(engine.pool()), with(Execution::kInline));

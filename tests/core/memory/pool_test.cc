@@ -235,6 +235,27 @@ TEST_CASE("blocks of somebody else are released once, by the last lease") {
   CHECK(foreign.released == 1);
 }
 
+TEST_CASE("what is only announced leaves a quarter of the ceiling free") {
+  constexpr std::size_t kMegabyte = 1 << 20;
+  Pool pool(cpu_device(), {.ceiling_bytes = 16 * kMegabyte});
+  {
+    // With little in use, a large one is as good as any.
+    const auto large = pool.allocate_announced(14 * kMegabyte);
+    CHECK(large.has_value());
+  }
+  std::vector<Buffer> announced;
+  for (int i = 0; i < 16; ++i) {
+    auto buffer = pool.allocate_announced(kMegabyte);
+    if (!buffer) break;
+    announced.push_back(std::move(*buffer));
+  }
+  CHECK(announced.size() == 12);
+  CHECK(pool.allocate_announced(1).has_value() == false);
+  CHECK(pool.allocate(4 * kMegabyte).has_value());
+  announced.pop_back();
+  CHECK(pool.allocate_announced(kMegabyte).has_value());
+}
+
 TEST_CASE("buffers come back from other threads, intact, and the ceiling holds among threads") {
   CountingDevice device;
   constexpr std::size_t kCeiling = std::size_t{8} << 20;

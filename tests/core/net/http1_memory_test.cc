@@ -361,7 +361,7 @@ TEST_CASE("without memory for a body the call is refused with 503; small calls s
 
 TEST_CASE("a body that was announced and not sent is not touched") {
   // 64 connections announce 60 MB each: address space within the pool's ceiling, not memory.
-  Pool pool(cpu_device(), {.ceiling_bytes = std::size_t{5} << 30});
+  Pool pool(cpu_device(), {.ceiling_bytes = std::size_t{8} << 30});
   ReadScratch scratch;
   Recorder recorder;
   recorder.limit_bytes = std::uint64_t{64} << 20;
