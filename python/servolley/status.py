@@ -24,6 +24,7 @@ class Code(Enum):
     INTERNAL = ("INTERNAL", 500, 13)
     UNAVAILABLE = ("UNAVAILABLE", 503, 14)
     TOO_LARGE = ("RESOURCE_EXHAUSTED", 413, 8)
+    UNSUPPORTED_MEDIA = ("UNIMPLEMENTED", 415, 12)
     METHOD_NOT_ALLOWED = ("UNIMPLEMENTED", 405, 12)
 
     def __init__(self, canonical: str, http_status: int, grpc_number: int) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -427,6 +429,24 @@ async def test_calls_that_are_too_large(front: ExamplesFront) -> None:
 async def test_large_calls_are_read_beside_the_loop(front: ExamplesFront) -> None:
     rows = [{"x": float(i)} for i in range(20_000)]
     assert await front.rest("regress", {"examples": rows}) == [0.5 * i + 2 for i in range(20_000)]
+
+
+async def test_compressed_bodies(front: ExamplesFront) -> None:
+    body = b'{"examples": [{"x": 80.0}]}'
+    bomb = gzip.compress(b" " * (64 << 20))
+
+    async def ask(packed: bytes, encoding: str) -> int:
+        headers = {"content-encoding": encoding}
+        reply = await front.ask("POST", "/v1/models/h:regress", packed, **headers)
+        return reply.status
+
+    assert await ask(body, "identity") == 200
+    assert await ask(gzip.compress(body), "GZIP") == 200
+    assert await ask(zlib.compress(body), "deflate") == 200
+    assert await ask(bomb, "gzip") == 413
+    assert await ask(body, "br") == 415
+    for bad in (body, b"", gzip.compress(body)[:-9], gzip.compress(body) * 2, gzip.compress(body) + b"x"):
+        assert await ask(bad, "gzip") == 400
 
 
 # --- JSON

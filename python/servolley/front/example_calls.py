@@ -2,6 +2,7 @@
 tensors are run by the core, in the batches of everybody."""
 
 import asyncio
+import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -39,18 +40,20 @@ class ExampleCalls:
         self._messages: Messages | None = None
         self._plans: WeakKeyDictionary[Servable, dict[tuple[str, Method], Plan]] = WeakKeyDictionary()
 
-    async def rest(self, which: tfs.Which, method: Method, body: bytes) -> bytes:
-        """The JSON answer to a JSON request. Raises StatusError."""
+    async def rest(self, which: tfs.Which, method: Method, body: bytes, encoding: str = "") -> bytes:
+        """The JSON answer to a JSON request. ``encoding``: the Content-Encoding. Raises StatusError."""
 
         def read() -> tuple[str, Any]:
             given = self._new("Input")
-            return examples_json.read(body, given), given
+            return examples_json.read(_inflated(body, encoding), given), given
 
-        signature, given = await self._aside(body, read)
+        slow = len(body) > _QUICK_BYTES or bool(encoding)
+        _check_size(len(body))
+        signature, given = await self._off_loop_if(slow, read)
         servable = tfs.servable_of(self._context, which)
         steps = [self._plan(servable, signature, method)]
         result = self._new("ClassificationResult" if method is Method.CLASSIFY else "RegressionResult")
-        await self._run(servable, steps, given, [result], rest=True, bytes_in=len(body))
+        await self._run(servable, steps, given, [result], rest=True, bytes_in=given.ByteSize())
         if method is Method.CLASSIFY:
             return examples_json.render_classification(result)
         return examples_json.render_regression(result)
@@ -181,17 +184,36 @@ class ExampleCalls:
                 raise invalid_argument(f"failed to parse the request: not a {name} message") from None
             return request
 
-        return await self._aside(body, read)
-
-    async def _aside(self, body: bytes, work: Callable[[], T]) -> T:
-        if len(body) > _LARGEST_BODY_BYTES:
-            raise StatusError(Code.TOO_LARGE, f"a call with examples may have {_LARGEST_BODY_BYTES} bytes")
-        return await self._off_loop_if(len(body) > _QUICK_BYTES, work)
+        _check_size(len(body))
+        return await self._off_loop_if(len(body) > _QUICK_BYTES, read)
 
     async def _off_loop_if(self, slow: bool, work: Callable[[], T]) -> T:
         if not slow:
             return work()
         return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _check_size(size: int) -> None:
+    if size > _LARGEST_BODY_BYTES:
+        raise StatusError(Code.TOO_LARGE, f"a call with examples may have {_LARGEST_BODY_BYTES} bytes")
+
+
+def _inflated(body: bytes, encoding: str) -> bytes:
+    """Of a body in gzip or zlib form, one byte beyond the limit is not produced."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise StatusError(Code.UNSUPPORTED_MEDIA, "the body's Content-Encoding must be gzip or deflate")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # whichever of the two it is
+    try:
+        text = inflater.decompress(body, _LARGEST_BODY_BYTES + 1)
+    except zlib.error:
+        raise invalid_argument(f"the body is not {encoding}") from None
+    _check_size(len(text))
+    if not inflater.eof or inflater.unused_data:
+        raise invalid_argument(f"the body is not one whole {encoding} stream")
+    return text
 
 
 def _method_of(full_name: str) -> Method:

@@ -66,7 +66,8 @@ class TfsRoutes:
     async def _on_examples(self, call: Call, method: Method) -> Reply:
         if self._context.examples is None:
             raise unavailable("Server exiting")
-        return Reply(200, await self._context.examples.rest(_which(call), method, call.body), JSON)
+        encoding = call.header("content-encoding") or ""
+        return Reply(200, await self._context.examples.rest(_which(call), method, call.body, encoding), JSON)
 
     def not_reached(self, _: Call) -> NoReturn:
         raise RuntimeError("the core did not recognise a predict call")
