@@ -391,9 +391,35 @@ async def test_signatures_that_are_none(front: ExamplesFront) -> None:
     ):
         await front.serve([spec("x")], [spec("y")], {"serving_default": wrong})
         front.context.examples = ExampleCalls(front.context, lambda: front.messages)
+        listed = (await front.get("/v1/models/h/metadata"))["metadata"]["signature_def"]["signature_def"]
+        assert list(listed) == ["serving_default"]
         request = classification({"features": {}})
         code, text = await front.call(f"{PREDICTION}Regress", request)
         assert (code, "[signatures]" in text) == (9, True), text
+
+
+async def test_metadata_lists_them(front: ExamplesFront) -> None:
+    rest = (await front.get("/v1/models/h/metadata"))["metadata"]["signature_def"]["signature_def"]
+    assert set(rest) == {
+        "serving_default",
+        "regress_x_to_y2",
+        "regress_other",
+        "defaulted",
+        "classify_x_to_y",
+    }
+    assert rest["serving_default"]["method_name"] == "tensorflow/serving/predict"
+    scored = rest["classify_x_to_y"]
+    assert scored["method_name"] == "tensorflow/serving/classify"
+    assert (list(scored["inputs"]), list(scored["outputs"])) == (["inputs"], ["scores"])
+    assert scored["inputs"]["inputs"]["dtype"] == "DT_STRING"
+    assert rest["regress_x_to_y2"]["outputs"]["outputs"]["name"] == "z"
+    request = {"model_spec": {"name": "h"}, "metadata_field": ["signature_def"]}
+    answer = await front.call(f"{PREDICTION}GetModelMetadata", request)
+    signatures = front.messages.message("tensorflow.serving.SignatureDefMap")
+    packed = cast("Any", signatures.FromString(answer.metadata["signature_def"].value)).signature_def
+    assert {name: each.method_name for name, each in packed.items()} == {
+        name: each["method_name"] for name, each in rest.items()
+    }
 
 
 async def test_models_and_versions(front: ExamplesFront) -> None:

@@ -1,13 +1,16 @@
 """What TensorFlow Serving's control calls answer, whichever way they came: documents that are JSON over HTTP
 and messages over gRPC."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from servolley.status import invalid_argument, not_found
+from servolley.front.signatures import Method, plan
+from servolley.status import StatusError, invalid_argument, not_found
 
 if TYPE_CHECKING:
     from servolley._core import Servable, TensorSpec
+    from servolley.config.model import ModelConfig
     from servolley.front.context import ServerContext
     from servolley.repository.records import ModelRecord, VersionRecord
 
@@ -48,6 +51,12 @@ def versions_of(context: "ServerContext", which: Which) -> "list[VersionRecord]"
         if not versions:
             raise not_found(f"Could not find version {version} of model {which.name}")
     return versions
+
+
+def metadata_of(context: "ServerContext", which: Which) -> dict[str, Any]:
+    """Of the version asked for. Raises StatusError."""
+    servable = servable_of(context, which)
+    return metadata(servable, context.model(servable.name).found.config)
 
 
 def servable_of(context: "ServerContext", which: Which) -> "Servable":
@@ -95,17 +104,44 @@ def statuses(versions: "list[VersionRecord]") -> dict[str, Any]:
     }
 
 
-def metadata(servable: "Servable") -> dict[str, Any]:
-    signature = {
+def metadata(servable: "Servable", config: "ModelConfig") -> dict[str, Any]:
+    """``config``: whose signatures for examples are listed beside that of predict calls."""
+    signatures = {"serving_default": _predict_signature(servable)}
+    for name, settings in config.signatures.items():
+        # One that does not fit the model answers its own calls with why, and leaves the others be.
+        with contextlib.suppress(StatusError):
+            signatures.setdefault(name, _examples_signature(servable, config, name, Method(settings.method)))
+    return {
+        "model_spec": {"name": servable.name, "signature_name": "", "version": str(servable.version)},
+        # Twice: a map named signature_def inside a message of that name.
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+def _predict_signature(servable: "Servable") -> dict[str, Any]:
+    return {
         "inputs": {spec.name: _tensor_info(spec) for spec in servable.inputs},
         "outputs": {spec.name: _tensor_info(spec) for spec in servable.outputs},
         "method_name": "tensorflow/serving/predict",
         "defaults": {},
     }
+
+
+def _examples_signature(
+    servable: "Servable", config: "ModelConfig", name: str, method: Method
+) -> dict[str, Any]:
+    """Examples travel serialized, in an input of strings; outputs have TensorFlow Serving's names."""
+    steps = plan(servable, config, name, method)
+    specs = {spec.name: spec for spec in servable.outputs}
+    aliases = {"outputs" if method is Method.REGRESS else "scores": steps.values, "classes": steps.classes}
+    examples = {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
     return {
-        "model_spec": {"name": servable.name, "signature_name": "", "version": str(servable.version)},
-        # Twice: a map named signature_def inside a message of that name.
-        "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
+        "inputs": {"inputs": {"dtype": "DT_STRING", "tensor_shape": examples, "name": "inputs"}},
+        "outputs": {
+            alias: _tensor_info(specs[output]) for alias, output in aliases.items() if output is not None
+        },
+        "method_name": method.full_name,
+        "defaults": {},
     }
 
 

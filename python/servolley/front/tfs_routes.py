@@ -55,7 +55,7 @@ class TfsRoutes:
         return json_reply(tfs.statuses(tfs.versions_of(self._context, _which(call))))
 
     def metadata(self, call: Call) -> Reply:
-        return json_reply(tfs.metadata(tfs.servable_of(self._context, _which(call))))
+        return json_reply(tfs.metadata_of(self._context, _which(call)))
 
     async def classify(self, call: Call) -> Reply:
         return await self._on_examples(call, Method.CLASSIFY)

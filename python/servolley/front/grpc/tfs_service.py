@@ -50,7 +50,7 @@ class TfsService:
         for wanted in request.metadata_field:
             if wanted != _SIGNATURES:
                 raise invalid_argument(f"Metadata field {wanted} is not supported")
-        document = tfs.metadata(tfs.servable_of(self._context, which))
+        document = tfs.metadata_of(self._context, which)
         signatures = {"@type": _SIGNATURES_TYPE, **document["metadata"][_SIGNATURES]}
         return document | {"metadata": {_SIGNATURES: signatures}}
 
