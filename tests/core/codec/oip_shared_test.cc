@@ -110,7 +110,7 @@ TEST_CASE("hostile parts of a region are refused before memory is taken") {
   // A shape that agrees with a size beyond all memory.
   CHECK(shared.json_input("FP32", "[4611686018427387896]", Shared::json(wrap)).code() ==
         Code::kInvalidArgument);
-  for (const std::string& region : {R"("s")", R"("")", R"("r\u0000")"}) {
+  for (const char* const region : {R"("s")", R"("")", R"("r\u0000")"}) {
     CHECK(shared.json_input("FP32", "[2]", Shared::json("8", "", region)).code() ==
           Code::kNotFound);
   }
