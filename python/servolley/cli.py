@@ -33,6 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# A flag that stands for itself or takes a value, as each of the servers has them.
+_switch: dict[str, Any] = {"nargs": "?", "const": "true", "choices": ("true", "false")}
+
+
 def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = commands.add_parser(
         "serve",
@@ -45,11 +49,18 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "path", nargs="?", metavar="PATH", help="model repository, model directory or model file"
     )
     add = serve.add_argument
-    add("--model-repository", metavar="PATH", help="the same as PATH")
+    # Names with underscores are TensorFlow Serving's, the other second names Triton's.
+    add("--model-repository", "--model_base_path", metavar="PATH", help="the same as PATH")
     add("--config", metavar="FILE", help="server settings (servolley.toml); flags win over it")
-    add("--name", help="the model's name, where PATH is one model")
-    add("--host", help="address to listen on (0.0.0.0)")
+    add("--name", "--model_name", help="the model's name, where PATH is one model")
+    add("--host", "--http-address", help="address to listen on (0.0.0.0)")
     add("--port", "--http-port", type=int, help="TCP port (8000); 0 takes a free one and prints it")
+    add(
+        "--rest_api_port",
+        type=int,
+        metavar="PORT",
+        help="the TCP port, where --port is TensorFlow Serving's for gRPC",
+    )
     add("--grpc-port", type=int, metavar="PORT", help="a second TCP port, e.g. 8001 or 8500 (none)")
     add(
         "--grpc-compression",
@@ -57,14 +68,19 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         choices=("none", "low", "medium", "high"),
         help="compress gRPC answers to clients that accept it (none)",
     )
-    add("--unix-socket", metavar="PATH", help="listen on a UNIX socket as well")
+    add("--unix-socket", "--grpc_socket_path", metavar="PATH", help="listen on a UNIX socket as well")
     add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
     add("--tls-cert", metavar="FILE", help="PEM certificate chain: every TCP port speaks TLS (none)")
     add("--tls-key", metavar="FILE", help="its PEM key; SIGHUP reads both again")
     add("--tls-client-ca", metavar="FILE", help="require client certificates that these CAs issued (none)")
-    add("--reuse-port", action="store_true", default=None, help="share the port with other servers")
+    add("--reuse-port", "--reuse-http-port", **_switch, help="share the port with other servers")
     add("--max-connections", type=int, metavar="N", help="connections at once (10000)")
-    add("--max-body-size", metavar="SIZE", help="largest request body, e.g. 64MiB (64MiB)")
+    add(
+        "--max-body-size",
+        "--http-max-input-size",
+        metavar="SIZE",
+        help="largest request body, e.g. 64MiB (64MiB)",
+    )
     add("--pool-size", metavar="SIZE", help="tensor memory in all, e.g. 4GiB")
     add(
         "--shared-memory",
@@ -72,23 +88,49 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=None,
         help="clients may register POSIX shared memory for tensors; only for clients you trust",
     )
-    add("--drain-timeout", type=float, metavar="SECONDS", help="how long SIGTERM waits for requests (30)")
+    add(
+        "--drain-timeout",
+        "--exit-timeout-secs",
+        type=float,
+        metavar="SECONDS",
+        help="how long SIGTERM waits for requests (30)",
+    )
+    add(
+        "--rest_api_timeout_in_ms",
+        type=int,
+        metavar="MS",
+        help="how long a REST predict call may take (30000); 0 = any time",
+    )
     add(
         "--model-control-mode", choices=("poll", "explicit", "none"), help="who decides what is loaded (poll)"
     )
     add(
         "--poll-interval",
+        "--repository-poll-secs",
+        "--file_system_poll_wait_seconds",
         type=float,
         metavar="SECONDS",
         help="between looks at the repository (1); 0 = never",
     )
-    add("--load-model", action="append", metavar="NAME", help="explicit mode: load at start; * = all")
-    add("--exit-on-error", action="store_true", default=None, help="end if a model cannot be loaded at start")
     add(
-        "--strict-readiness",
-        choices=("true", "false"),
-        help="ready only while every model is available (true)",
+        "--load-threads",
+        "--model-load-thread-count",
+        "--num_load_threads",
+        type=int,
+        metavar="N",
+        help="models loading at once (4)",
     )
+    add(
+        "--load-retries",
+        "--model-load-retry-count",
+        "--max_num_load_retries",
+        type=int,
+        metavar="N",
+        help="how often a version that failed is tried again (5)",
+    )
+    add("--load-model", action="append", metavar="NAME", help="explicit mode: load at start; * = all")
+    add("--exit-on-error", **_switch, help="end if a model cannot be loaded at start")
+    add("--strict-readiness", **_switch, help="ready only while every model is available (true)")
     add("--log-format", choices=("text", "json"), help="one line per record either way (text)")
     add(
         "--log-level",
@@ -107,25 +149,31 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     if parsed.path and parsed.model_repository:
         raise ConfigError("give PATH or --model-repository, not both")
     settings = load_toml(Path(parsed.config), ServerSettings) if parsed.config else ServerSettings()
-    strict = None if parsed.strict_readiness is None else parsed.strict_readiness == "true"
+    # TensorFlow Serving's --port is for gRPC; ours take either, so its clients find both where they look.
+    port, grpc_port = parsed.port, parsed.grpc_port
+    if parsed.rest_api_port:
+        port, grpc_port = parsed.rest_api_port, grpc_port if grpc_port is not None else port
+    interval = parsed.poll_interval
     flags: dict[str, dict[str, Any]] = {
         "repository": {
             "path": parsed.path or parsed.model_repository,
             "name": parsed.name,
             "control_mode": parsed.model_control_mode,
-            "poll_interval_s": parsed.poll_interval,
+            "poll_interval_s": None if interval is None else max(0.0, interval),  # "-1": never, too
+            "load_threads": parsed.load_threads,
+            "load_retries": parsed.load_retries,
             "load_models": parsed.load_model,
-            "exit_on_error": parsed.exit_on_error,
-            "strict_readiness": strict,
+            "exit_on_error": _is_on(parsed.exit_on_error),
+            "strict_readiness": _is_on(parsed.strict_readiness),
         },
         "http": {
             "host": parsed.host,
-            "port": parsed.port,
-            "grpc_port": parsed.grpc_port,
+            "port": port,
+            "grpc_port": grpc_port,
             "grpc_compression": parsed.grpc_compression,
             "unix_socket": parsed.unix_socket,
             "metrics_port": parsed.metrics_port,
-            "reuse_port": parsed.reuse_port,
+            "reuse_port": _is_on(parsed.reuse_port),
             "max_connections": parsed.max_connections,
         },
         "tls": {"cert": parsed.tls_cert, "key": parsed.tls_key, "client_ca": parsed.tls_client_ca},
@@ -133,6 +181,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "max_body_size": parsed.max_body_size,
             "pool_size": parsed.pool_size,
             "drain_timeout_s": parsed.drain_timeout,
+            "request_timeout_ms": parsed.rest_api_timeout_in_ms,
         },
         "shared_memory": {"allow": parsed.shared_memory},
         "log": {"format": parsed.log_format, "level": parsed.log_level},
@@ -146,6 +195,10 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     if tls.client_ca is not None and tls.cert is None:
         raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
     return settings
+
+
+def _is_on(switch: str | None) -> bool | None:
+    return None if switch is None else switch == "true"
 
 
 def _serve(parsed: argparse.Namespace) -> int:

@@ -52,6 +52,37 @@ def test_flags() -> None:
     assert (read.log.format, read.log.level) == ("json", "debug")
 
 
+def test_flags_of_a_triton_start_script() -> None:
+    read = settings(
+        *("--model-repository=/models", "--http-address=::1", "--http-port=9000", "--grpc-port=9001"),
+        *("--model-control-mode=explicit", "--load-model=a", "--load-model=b", "--strict-readiness=false"),
+        *("--exit-on-error=false", "--exit-timeout-secs=7", "--repository-poll-secs=15"),
+        *("--http-max-input-size=1048576", "--reuse-http-port=true", "--model-load-thread-count=2"),
+        *("--model-load-retry-count=0",),
+    )
+    repository = read.repository
+    assert (repository.path, repository.control_mode) == ("/models", "explicit")
+    assert (repository.load_models, repository.poll_interval_s) == (["a", "b"], 15)
+    assert (repository.exit_on_error, repository.strict_readiness) == (False, False)
+    assert (repository.load_threads, repository.load_retries) == (2, 0)
+    assert (read.http.host, read.http.port, read.http.grpc_port) == ("::1", 9000, 9001)
+    assert (read.http.reuse_port, read.limits.max_body_size) == (True, 1 << 20)
+    assert read.limits.drain_timeout_s == 7
+
+
+def test_flags_of_a_tensorflow_serving_start_script() -> None:
+    read = settings(
+        *("--port=8500", "--rest_api_port=8501", "--model_name=m", "--model_base_path=/models/m"),
+        *("--grpc_socket_path=/s", "--file_system_poll_wait_seconds=-1", "--rest_api_timeout_in_ms=100"),
+        *("--max_num_load_retries=3", "--num_load_threads=1"),
+    )
+    repository = read.repository
+    assert (repository.path, repository.name, repository.poll_interval_s) == ("/models/m", "m", 0)
+    assert (repository.load_retries, repository.load_threads) == (3, 1)
+    assert (read.http.port, read.http.grpc_port, read.http.unix_socket) == (8501, 8500, "/s")
+    assert read.limits.request_timeout_ms == 100
+
+
 def test_the_file_and_the_flags(tmp_path: Path) -> None:
     file = tmp_path / "servolley.toml"
     file.write_text(

@@ -1,0 +1,184 @@
+"""Triton's config.pbtxt, read with protobuf's own parser into our configuration."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servolley.config import triton
+from servolley.config.model import Batching, ModelConfig, Runtime, Versions
+from servolley.config.strict import ConfigError
+from servolley.front.grpc.messages import Messages
+from servolley.repository.layout import Scanner
+
+FULL = """
+name: "m"
+backend: "onnxruntime"
+max_batch_size: 8
+input  [ { name: "ids"    data_type: TYPE_INT64 dims: [ -1 ] } ]
+output [ { name: "logits" data_type: TYPE_FP32  dims: [ 2 ] label_filename: "labels.txt" } ]
+instance_group [ { count: 2 kind: KIND_GPU gpus: [ 1 ] } ]
+dynamic_batching { preferred_batch_size: [ 8, 4 ] max_queue_delay_microseconds: 500
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 100000
+    allow_timeout_override: true max_queue_size: 256 } }
+parameters { key: "intra_op_thread_count" value: { string_value: "3" } }
+parameters { key: "execution_mode" value: { string_value: "1" } }
+parameters { key: "enable_mem_arena" value: { string_value: "0" } }
+optimization { graph { level: -1 } execution_accelerators { gpu_execution_accelerator [ { name: "cuda" } ] } }
+default_model_filename: "net.onnx"
+version_policy { latest { num_versions: 2 } }
+"""
+
+
+@pytest.fixture(scope="module")
+def messages() -> Messages:
+    return Messages.built()
+
+
+def parsed(messages: Messages, text: str) -> tuple[ModelConfig, list[str]]:
+    message: Any = messages.message(triton.MESSAGE)()
+    return triton.parse_text(text, message, "m")
+
+
+def test_every_field_that_is_read(messages: Messages) -> None:
+    config, remarks = parsed(messages, FULL)
+    assert remarks == []
+    assert config == ModelConfig(
+        filename="net.onnx",
+        batching=Batching(
+            max_batch_size=8,
+            max_queue_delay_us=500,
+            preferred_batch_sizes=[4, 8],
+            max_queue_size=256,
+            default_timeout_us=100_000,
+            allow_timeout_override=True,
+        ),
+        runtime=Runtime(
+            device="cuda:1",
+            instances=2,
+            intra_op_threads=3,
+            parallel_execution=True,
+            memory_arena=False,
+            graph_optimization="basic",
+        ),
+        versions=Versions(latest=2),
+        class_labels={"logits": "labels.txt"},
+    )
+
+
+def test_an_empty_file_is_our_default(messages: Messages) -> None:
+    assert parsed(messages, "") == (ModelConfig(), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [
+        ("version_policy { all {} }", ModelConfig(versions=Versions(all=True))),
+        (
+            "version_policy { specific { versions: [3, 1] } }",
+            ModelConfig(versions=Versions(specific=[3, 1])),
+        ),
+        ("instance_group [ { count: 3 kind: KIND_CPU } ]", ModelConfig(runtime=Runtime(instances=3))),
+        ("instance_group [ { count: 1 }, { count: 2 } ]", ModelConfig(runtime=Runtime(instances=3))),
+        ('parameters { key: "intra_op_thread_count" value: { string_value: "0" } }', ModelConfig()),
+        # Whose shapes are written out, 0 means unbatched; else it is the default, and found out.
+        ("max_batch_size: 0", ModelConfig()),
+        (
+            'input { name: "x" } output { name: "y" }',
+            ModelConfig(batching=Batching(max_batch_size=0)),
+        ),
+    ],
+)
+def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> None:
+    assert parsed(messages, text) == (config, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('name: "other"', "other"),
+        ('backend: "python"', "python"),
+        ('platform: "ensemble"', "ensemble"),
+        ("sequence_batching { }", "sequence_batching"),
+        ("ensemble_scheduling { }", "ensemble_scheduling"),
+        ("model_transaction_policy { decoupled: true }", "decoupled"),
+        ('input { name: "x" allow_ragged_batch: true }', "ragged"),
+        ('input { name: "x" reshape { shape: [1] } }', "reshape"),
+        ("batch_input { kind: BATCH_ELEMENT_COUNT }", "batch_input"),
+        ("version_policy { latest { } }", "num_versions"),
+        ("version_policy { specific { } }", "specific"),
+        ("max_batch_size: -1", "max_batch_size"),
+        ("dynamic_batching { priority_levels: 2 }", "priority"),
+        ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "DELAY"),
+        ("instance_group { kind: KIND_GPU gpus: [0, 1] }", "cuda:1"),
+        ("optimization { graph { level: 7 } }", "level"),
+        (
+            "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",
+            "openvino",
+        ),
+        ('parameters { key: "execution_mode" value: { string_value: "fast" } }', "execution_mode"),
+        ('default_model_filename: "../x"', "filename"),
+        ("max_batch_size: 4 dynamic_batching { preferred_batch_size: 8 }", "exceeds"),
+        ("max_batch_size = 4", "ModelConfig"),
+        ("input { " * 500, "ModelConfig"),
+    ],
+)
+def test_what_is_refused_by_name(messages: Messages, text: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        parsed(messages, text)
+
+
+def test_what_has_no_effect_is_said(messages: Messages) -> None:
+    _, remarks = parsed(
+        messages,
+        'metric_tags { key: "a" value: "b" } response_cache { enable: true } '
+        'parameters { key: "unknown" value: { string_value: "1" } } model_warmup { name: "w" }',
+    )
+    assert [remark.partition(": ")[2].split(":")[0] for remark in remarks] == [
+        "metric_tags",
+        "response_cache",
+        "model_warmup",
+        "parameters 'unknown'",
+    ]
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_in_a_repository(tmp_path: Path, messages: Messages, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("theirs", "ours", "bad"):
+        put(tmp_path / name / "1" / "net.onnx", "")
+        put(tmp_path / name / "1" / "model.onnx", "")
+    put(
+        tmp_path / "theirs" / "config.pbtxt",
+        'default_model_filename: "net.onnx" response_cache { enable: true }',
+    )
+    put(tmp_path / "ours" / "config.pbtxt", 'backend: "python"')
+    put(tmp_path / "ours" / "model.toml", "")
+    put(tmp_path / "bad" / "config.pbtxt", 'backend: "python"')
+    scanner = Scanner(tmp_path, triton_message=lambda: messages.message(triton.MESSAGE)())
+    with caplog.at_level(logging.WARNING):
+        found = scanner.look()
+        assert scanner.look() == found
+    assert found["theirs"].versions[1].name == "net.onnx"
+    assert found["ours"].error is None
+    assert "python" in (found["bad"].error or "")
+    assert (found["bad"].error or "").startswith("config.pbtxt: ")
+    assert [record.getMessage() for record in caplog.records] == [
+        "config.pbtxt has no effect: response_cache"
+    ]
+
+
+def test_whoever_has_none_does_not_pay_for_protobuf() -> None:
+    program = (
+        "import sys, servolley.server, servolley.repository.explicit; "
+        "sys.exit(any(name.startswith('google.protobuf') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
