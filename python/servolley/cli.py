@@ -51,6 +51,13 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add = serve.add_argument
     # Names with underscores are TensorFlow Serving's, the other second names Triton's.
     add("--model-repository", "--model_base_path", metavar="PATH", help="the same as PATH")
+    add("--model_config_file", metavar="FILE", help="TensorFlow Serving's list of models, instead of PATH")
+    add(
+        "--model_config_file_poll_wait_seconds",
+        type=float,
+        metavar="SECONDS",
+        help="between readings of that file (0 = it is read once)",
+    )
     add("--config", metavar="FILE", help="server settings (servolley.toml); flags win over it")
     add("--name", "--model_name", help="the model's name, where PATH is one model")
     add("--host", "--http-address", help="address to listen on (0.0.0.0)")
@@ -160,6 +167,8 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "name": parsed.name,
             "control_mode": parsed.model_control_mode,
             "poll_interval_s": None if interval is None else max(0.0, interval),  # "-1": never, too
+            "model_config_file": parsed.model_config_file,
+            "model_config_poll_interval_s": parsed.model_config_file_poll_wait_seconds,
             "load_threads": parsed.load_threads,
             "load_retries": parsed.load_retries,
             "load_models": parsed.load_model,
@@ -187,7 +196,12 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
         "log": {"format": parsed.log_format, "level": parsed.log_level},
     }
     settings = apply_flags(settings, flags)
-    if settings.repository.path is None:
+    if settings.repository.model_config_file is not None:
+        if settings.repository.control_mode == "explicit":
+            raise ConfigError(
+                "--model_config_file says what is loaded: not with --model-control-mode explicit"
+            )
+    elif settings.repository.path is None:
         raise ConfigError("give PATH: a model repository, one model's directory, or a model file")
     tls = settings.tls
     if (tls.cert is None) != (tls.key is None):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from servolley import _core
-from servolley.config import triton
+from servolley.config import tfserving, triton
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
@@ -27,6 +27,7 @@ from servolley.front.tfs_routes import TfsRoutes
 from servolley.front.transport import HttpProtocol
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.ort_library import find_ort_library
+from servolley.repository.config_file import ConfigFile
 from servolley.repository.discovery import Poller
 from servolley.repository.explicit import ExplicitControl
 from servolley.repository.layout import RepositoryError, Scanner
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from servolley.config.model import ModelConfig
+    from servolley.config.settings import Repository as RepositorySettings
     from servolley.config.settings import ServerSettings
     from servolley.front.tls_door import TlsDoor
     from servolley.repository.layout import ModelOnDisk
@@ -57,13 +59,26 @@ def serve(settings: "ServerSettings") -> int:
 
     Raises StartError, RuntimeNotFoundError and RepositoryError.
     """
-    if settings.repository.path is None:
-        raise RepositoryError("no model repository given")
-    scanner = Scanner(Path(settings.repository.path), settings.repository.name, _triton_message)
-    found = scanner.look()
+    source = _source(settings.repository)
+    found = source.look()
     engine = _make_engine(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, engine, scanner, found).run())
+        return runner.run(Server(settings, engine, source, found).run())
+
+
+def _source(repository: "RepositorySettings") -> Scanner | ConfigFile:
+    if repository.model_config_file is not None:
+        file, interval_s = Path(repository.model_config_file), repository.model_config_poll_interval_s
+        return ConfigFile(file, _tfserving_message, _triton_message, interval_s)
+    if repository.path is None:
+        raise RepositoryError("no model repository given")
+    return Scanner(Path(repository.path), repository.name, _triton_message)
+
+
+def _tfserving_message() -> Any:
+    from servolley.front.grpc.messages import Messages
+
+    return Messages.built().message(tfserving.MESSAGE)()
 
 
 def _triton_message() -> Any:
@@ -111,12 +126,12 @@ class Server:
         self,
         settings: "ServerSettings",
         engine: _core.Engine,
-        scanner: Scanner,
+        source: Scanner | ConfigFile,
         found: "dict[str, ModelOnDisk]",
     ) -> None:
         self._settings = settings
         self._engine = engine
-        self._scanner = scanner
+        self._source = source
         self._found = found
         self._wanted = self._wanted_at_start()
         self._polling: asyncio.Task[None] | None = None
@@ -141,8 +156,8 @@ class Server:
             self._manager,
             shared_memory=SharedMemory(self._engine) if self._settings.shared_memory.allow else None,
         )
-        if self._settings.repository.control_mode == "explicit":
-            self._context.control = ExplicitControl(self._manager, self._scanner, _override)
+        if self._settings.repository.control_mode == "explicit" and isinstance(self._source, Scanner):
+            self._context.control = ExplicitControl(self._manager, self._source, _override)
         self._context.inner = InnerCalls(self._engine, self._driver)
         self._context.examples = ExampleCalls(
             self._context, built_messages, self._settings.limits.request_timeout_ms * 1000
@@ -236,7 +251,7 @@ class Server:
     def _poll(self) -> None:
         repository = self._settings.repository
         if repository.control_mode == "poll" and repository.poll_interval_s > 0:
-            poller = Poller(self._scanner, self._found, repository.poll_interval_s, self._manager.apply)
+            poller = Poller(self._source, self._found, repository.poll_interval_s, self._manager.apply)
             self._polling = asyncio.create_task(poller.run())
 
     def _wanted_at_start(self) -> "dict[str, ModelOnDisk]":

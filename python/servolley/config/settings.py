@@ -21,6 +21,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     control_mode: "poll": what lies on disk is served, and looked at again every poll_interval_s (0 = never).
         "none": the same without looking again. "explicit": models are loaded and unloaded by the repository
         API, at start only those that load_models names ("*": all).
+    model_config_file: TensorFlow Serving's list of models, instead of path; read again every
+        model_config_poll_interval_s (0 = never).
     exit_on_error: a model that cannot be loaded at start ends the server with exit code 1.
     strict_readiness: ready only while every model of the start, and every one that has been available since,
         has an available version; else as soon as loading is over.
@@ -34,6 +36,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     control_mode: Literal["poll", "explicit", "none"] = "poll"
     poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
     load_models: list[str] = []
+    model_config_file: str | None = None
+    model_config_poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     exit_on_error: bool = False
     strict_readiness: bool = True
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4

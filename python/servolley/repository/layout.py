@@ -7,7 +7,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,16 @@ class Scanner:
         if self._holds_models():
             return self._folder(self._path / name, name) if (self._path / name).is_dir() else None
         return self.look().get(name)
+
+    def look_into(self, folders: Mapping[str, Path]) -> dict[str, ModelOnDisk]:
+        """These models, each in its folder. One of which there is nothing has an error."""
+        self._saying = set()
+        models = {}
+        for name, folder in folders.items():
+            nothing = ModelOnDisk(name, folder, error="its folder holds no version", empty=True)
+            models[name] = self._folder(folder, name) or nothing
+        self._said = self._saying
+        return models
 
     def names(self) -> list[str]:
         """Models that could be loaded, by what the folders are called. Raises RepositoryError."""

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servolley.config import tfserving, triton
+from servolley.config.model import Versions
+from servolley.config.strict import ConfigError
+from servolley.config.tfserving import ServedModel
+from servolley.front.grpc.messages import Messages
+from servolley.repository.config_file import ConfigFile
+from servolley.repository.layout import RepositoryError
+
+
+@pytest.fixture(scope="module")
+def messages() -> Messages:
+    return Messages.built()
+
+
+def parsed(messages: Messages, text: str) -> list[ServedModel]:
+    message: Any = messages.message(tfserving.MESSAGE)()
+    return tfserving.parse_text(text, message)
+
+
+def test_what_is_read(messages: Messages) -> None:
+    text = """
+    model_config_list {
+      config { name: "a" base_path: "/a" model_platform: "tensorflow" }
+      config { name: "b" base_path: "/b" model_version_policy { all {} }
+               version_labels { key: "stable" value: 3 } }
+      config { name: "c" base_path: "/c" model_version_policy { specific { versions: 4 versions: 2 } } }
+      config { name: "d" base_path: "/d" model_version_policy { latest { num_versions: 2 } } }
+    }"""
+    assert parsed(messages, text) == [
+        ServedModel("a", "/a", Versions()),
+        ServedModel("b", "/b", Versions(all=True, labels={"stable": 3})),
+        ServedModel("c", "/c", Versions(specific=[4, 2])),
+        ServedModel("d", "/d", Versions(latest=2)),
+    ]
+    assert parsed(messages, "") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("nonsense", "nonsense"),
+        ('config { name: "a" }', "base_path"),
+        ('config { name: "a" base_path: "/a" model_platform: "pytorch" }', "pytorch"),
+        ('config { name: "a" base_path: "/a" } config { name: "a" base_path: "/b" }', "two models"),
+        ('config { name: "a" base_path: "/a" version_labels { key: "l" value: -1 } }', "'a'"),
+        ('config { name: "a" base_path: "/a" logging_config { } }', "logging_config"),
+    ],
+)
+def test_what_is_refused(messages: Messages, text: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word) as refused:
+        parsed(messages, f"model_config_list {{ {text} }}")
+    assert tfserving.MESSAGE in str(refused.value)
+
+
+def test_the_file_is_read_again_when_it_is_time(tmp_path: Path, messages: Messages) -> None:
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    (tmp_path / "a" / "1" / "model.onnx").write_text("x")
+    (tmp_path / "a" / "model.toml").write_text(
+        "[versions]\npreserve = 'memory'\n[batching]\nmax_batch_size = 3"
+    )
+    file = tmp_path / "models.config"
+    now = 0.0
+
+    def source(interval_s: float) -> ConfigFile:
+        return ConfigFile(
+            file,
+            lambda: messages.message(tfserving.MESSAGE)(),
+            lambda: messages.message(triton.MESSAGE)(),
+            interval_s,
+            lambda: now,
+        )
+
+    file.write_text("oops")
+    with pytest.raises(RepositoryError, match=tfserving.MESSAGE):
+        source(1).look()
+    entry = f'config {{ name: "a" base_path: "{tmp_path / "a"}" }}'
+    file.write_text(f"model_config_list {{ {entry} }}")
+    watching, once = source(10), source(0)
+    found = watching.look()["a"]
+    assert once.look() == {"a": found}
+    assert found.config.versions == Versions(preserve="memory")
+    assert found.config.batching.max_batch_size == 3
+    file.write_text(f'model_config_list {{ {entry} config {{ name: "b" base_path: "/nowhere" }} }}')
+    now = 9.0
+    assert list(watching.look()) == ["a"]
+    now = 11.0
+    both = watching.look()
+    assert both["a"] == found
+    assert both["b"].error is not None
+    assert both["b"].empty
+    now = 100.0
+    assert list(once.look()) == ["a"]
+    file.write_text("model_config_list { oops }")
+    assert watching.look() == both
