@@ -61,7 +61,7 @@ py::tuple read_calls(const py::object& self) {
         delete static_cast<ReadCalls*>(PyCapsule_GetPointer(dying, kReadCalls));
       }));
   if (!capsule) throw py::error_already_set();
-  calls.release();
+  static_cast<void>(calls.release());  // the capsule's now
   const auto bind = [&](PyMethodDef& method) {
     auto* const function = PyCFunction_New(&method, capsule.ptr());
     if (!function) throw py::error_already_set();

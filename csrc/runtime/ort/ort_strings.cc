@@ -79,6 +79,7 @@ Status pack_strings(const Library& library, const abi::Value* strings, std::size
   }
   std::byte* to = buffer->data();
   for (std::size_t i = 0; i < elements; ++i) {
+    // NOLINTNEXTLINE(clang-analyzer-core.NullDereference): an allocated buffer has memory
     const std::size_t length = (i + 1 < elements ? offsets[i + 1] : text_bytes) - offsets[i];
     if (length > std::numeric_limits<std::uint32_t>::max()) {
       return {Code::kResourceExhausted, "an output holds a string of 4 GiB or more"};

@@ -95,7 +95,8 @@ std::optional<double> cgroup_quota(const std::string& root) {
     if (controllers.empty()) {
       keep(least_quota(mounts, group, quota_v2));
     } else if (lists_cpu(controllers)) {
-      keep(least_quota(mounts + '/' + controllers, group, quota_v1));
+      std::string mount = mounts;
+      keep(least_quota(mount.append("/").append(controllers), group, quota_v1));
       if (controllers != "cpu") keep(least_quota(mounts + "/cpu", group, quota_v1));
     }
   }
