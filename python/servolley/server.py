@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from servolley import _core
-from servolley.config import tfserving, triton
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
@@ -27,9 +26,7 @@ from servolley.front.tfs_routes import TfsRoutes
 from servolley.front.transport import HttpProtocol
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.ort_library import find_ort_library
-from servolley.repository.config_file import ConfigFile
 from servolley.repository.discovery import Poller
-from servolley.repository.explicit import ExplicitControl
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
 
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
     from servolley.config.settings import Repository as RepositorySettings
     from servolley.config.settings import ServerSettings
     from servolley.front.tls_door import TlsDoor
+    from servolley.repository.config_file import ConfigFile
     from servolley.repository.layout import ModelOnDisk
 
 _log = logging.getLogger(__name__)
@@ -66,8 +64,10 @@ def serve(settings: "ServerSettings") -> int:
         return runner.run(Server(settings, engine, source, found).run())
 
 
-def _source(repository: "RepositorySettings") -> Scanner | ConfigFile:
+def _source(repository: "RepositorySettings") -> "Scanner | ConfigFile":
     if repository.model_config_file is not None:
+        from servolley.repository.config_file import ConfigFile
+
         file, interval_s = Path(repository.model_config_file), repository.model_config_poll_interval_s
         return ConfigFile(file, _tfserving_message, _triton_message, interval_s)
     if repository.path is None:
@@ -76,6 +76,7 @@ def _source(repository: "RepositorySettings") -> Scanner | ConfigFile:
 
 
 def _tfserving_message() -> Any:
+    from servolley.config import tfserving
     from servolley.front.grpc.messages import Messages
 
     return Messages.built().message(tfserving.MESSAGE)()
@@ -83,6 +84,7 @@ def _tfserving_message() -> Any:
 
 def _triton_message() -> Any:
     """An empty ModelConfig of Triton's. Only who has one to read pays for protobuf."""
+    from servolley.config import triton
     from servolley.front.grpc.messages import Messages
 
     return Messages.built().message(triton.MESSAGE)()
@@ -113,6 +115,8 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
 
 def _override(name: str, text: str) -> "ModelConfig":
     """A load's configuration in Triton's JSON. Raises ConfigError."""
+    from servolley.config import triton
+
     config, remarks = triton.parse_json(text, _triton_message(), name)
     for remark in remarks:
         _log.warning("config of a load %s", remark, extra={"fields": {"model": name}})
@@ -126,7 +130,7 @@ class Server:
         self,
         settings: "ServerSettings",
         engine: _core.Engine,
-        source: Scanner | ConfigFile,
+        source: "Scanner | ConfigFile",
         found: "dict[str, ModelOnDisk]",
     ) -> None:
         self._settings = settings
@@ -157,6 +161,8 @@ class Server:
             shared_memory=SharedMemory(self._engine) if self._settings.shared_memory.allow else None,
         )
         if self._settings.repository.control_mode == "explicit" and isinstance(self._source, Scanner):
+            from servolley.repository.explicit import ExplicitControl
+
             self._context.control = ExplicitControl(self._manager, self._source, _override)
         self._context.inner = InnerCalls(self._engine, self._driver)
         self._context.examples = ExampleCalls(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servolley.config import triton
 from servolley.config.model import ModelConfig
 from servolley.config.strict import ConfigError, load_toml, read_config
 from servolley.repository.names import parse_version, valid_model_name
@@ -212,6 +211,8 @@ class Scanner:
         if path.name == CONFIG_FILE:
             return load_toml(path, ModelConfig)
         assert self._triton_message is not None
+        from servolley.config import triton  # only who has such a file pays for it
+
         config, remarks = triton.parse_text(read_config(path), self._triton_message(), name)
         for remark in remarks:
             _log.warning(f"{TRITON_CONFIG_FILE} %s", remark, extra={"fields": {"model": name}})
