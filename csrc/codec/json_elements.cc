@@ -2,6 +2,7 @@
 
 #include <fast_float/fast_float.h>
 
+#include <bit>
 #include <cmath>
 
 #include "codec/base64.h"
@@ -57,6 +58,15 @@ bool read_float(const TensorSource& source, Float& out) {
 }
 
 }  // namespace
+
+double nearest_double(std::uint64_t digits, std::size_t scale) {
+  // The step of fast_float's conversion behind its reading of the text, which is done already. For
+  // such powers of ten its product of 128 bits is always enough.
+  using Format = fast_float::binary_format<double>;
+  const auto found = fast_float::compute_float<Format>(-static_cast<std::int64_t>(scale), digits);
+  return std::bit_cast<double>(found.mantissa | static_cast<std::uint64_t>(found.power2)
+                                                    << Format::mantissa_explicit_bits());
+}
 
 bool fail_element(const TensorSource& source, std::string_view expected) {
   JsonReader& reader = source.reader;

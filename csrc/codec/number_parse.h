@@ -8,6 +8,9 @@
 
 namespace servolley::codec {
 
+// digits / 10^scale, correctly rounded. `digits` is not 0, `scale` is 27 at most.
+double nearest_double(std::uint64_t digits, std::size_t scale);
+
 // The quick way from decimal text to numbers: 8 digits at a time, exact conversions only. Every
 // function returns the end of the number, or nullptr when the careful way (JsonReader::scan_number
 // and fast_float) must decide: unusual numbers and all malformed ones.

@@ -179,10 +179,12 @@ template <class T>
       out = static_cast<float>(value);
       return !near_middle(value);
     } else {
-      if (token.digits > kExactInDouble) return false;
       if constexpr (std::is_same_v<T, double>) {
-        out = value;
+        out = token.digits <= kExactInDouble
+                  ? value
+                  : with_sign(nearest_double(token.digits, token.scale), token.negative != 0);
       } else {
+        if (token.digits > kExactInDouble) return false;
         out.bits = std::is_same_v<T, Fp16> ? fp16_from_double(value) : bf16_from_double(value);
       }
       return true;

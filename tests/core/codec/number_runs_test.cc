@@ -1,5 +1,3 @@
-#include "codec/number_runs.h"
-
 #include <doctest/doctest.h>
 
 #include <cstdio>
@@ -21,7 +19,7 @@ using namespace testing;
 std::string number(std::mt19937_64& random, bool integer) {
   char text[64];
   const double unit = std::uniform_real_distribution<double>(-1, 1)(random);
-  switch (integer ? random() % 2 : random() % 8) {
+  switch (integer ? random() % 2 : random() % 9) {
     case 0:
       std::snprintf(text, sizeof text, "%d", static_cast<int>(unit * 256));
       break;
@@ -40,6 +38,9 @@ std::string number(std::mt19937_64& random, bool integer) {
       break;
     case 6:
       std::snprintf(text, sizeof text, "%.*e", static_cast<int>(random() % 9), unit * 1e-3);
+      break;
+    case 7:  // 18 digits, which FP64 has to round
+      std::snprintf(text, sizeof text, "%.*f", static_cast<int>(12 + random() % 7), unit * 100);
       break;
     default:
       std::snprintf(text, sizeof text, "%s", random() % 2 ? "-0.0" : "-0");
