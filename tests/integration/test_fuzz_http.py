@@ -93,7 +93,7 @@ def corpus() -> list[bytes]:
         request("POST", "/v1/models/identity_bytes/versions/1:predict", strings),
         request("POST", "/v1/models/identity_pair:predict", column),
         request("POST", "/v1/models/two_versions/labels/stable:predict", b'{"instances":[1]}'),
-        request("POST", "/v1/models/tiny:classify", b'{"examples":[{"x":1}]}'),
+        request("POST", "/v1/models/half_plus_two:regress", b'{"examples":[{"x":1}]}'),
         request("POST", "/v2/repository/index", b'{"ready":true}'),
         request("POST", "/v2/repository/models/tiny/load", b'{"parameters":{"config":"{}"}}'),
         request("POST", "/v2/logging", b'{"log_info":true}'),
