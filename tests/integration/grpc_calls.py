@@ -106,6 +106,15 @@ def assert_small_answer(response: Any, value: float = 1.0) -> None:
     assert array.tolist() == [[value, 2.0]]
 
 
+@contextmanager
+def channel_with_neighbours(url: str) -> Iterator[grpc.Channel]:
+    """A connection on which others are still served when one is through with it."""
+    with channel_to(url) as channel:
+        yield channel
+        answer = raw_method(channel, MODEL_INFER)(small_request().SerializeToString(), timeout=TIMEOUT_S)
+        assert_small_answer(service_pb2.ModelInferResponse.FromString(answer))
+
+
 def outputs_of(response: Any) -> dict[str, Array]:
     """The outputs of a ModelInferResponse, which are always raw."""
     assert len(response.raw_output_contents) == len(response.outputs)

@@ -64,6 +64,18 @@ class Reply:
         return found
 
 
+def call_fields(path: str) -> list[tuple[str, str]]:
+    """The head of a gRPC call."""
+    return [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "test"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+    ]
+
+
 class H2Client:
     """One connection. ``window``: what the client lets each stream receive; ``acknowledges``: whether it
     gives windows back as it reads."""
@@ -112,15 +124,7 @@ class H2Client:
     def head(self, path: str, fields: Fields = ()) -> int:
         """Opens a call; queued, not sent."""
         stream: int = self.connection.get_next_available_stream_id()
-        own = [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", "test"),
-            ("te", "trailers"),
-            ("content-type", "application/grpc"),
-        ]
-        self.connection.send_headers(stream, [*own, *fields])
+        self.connection.send_headers(stream, [*call_fields(path), *fields])
         self.replies[stream] = Reply()
         return stream
 

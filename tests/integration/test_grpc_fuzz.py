@@ -23,7 +23,7 @@ from integration.grpc_calls import (
     infer_request,
     small_request,
 )
-from integration.h2_client import H2Client, with_prefix
+from integration.h2_client import H2Client, call_fields, with_prefix
 from integration.hostile import survives
 from integration.server_process import Server
 from integration.slim_tensorflow import stock_module
@@ -212,12 +212,7 @@ def recordings() -> list[bytes]:
         for number, (path, payload) in enumerate(calls):
             stream = connection.get_next_available_stream_id()
             fields = [
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", path),
-                (":authority", "test"),
-                ("te", "trailers"),
-                ("content-type", "application/grpc"),
+                *call_fields(path),
                 ("grpc-accept-encoding", "identity, deflate, gzip"),
                 *((name.replace("_", "-"), value) for name, value in extra.items()),
             ]

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
 
 from integration.grpc_calls import (
     CODES,
@@ -20,15 +19,12 @@ from integration.grpc_calls import (
     OK,
     PREDICT,
     RESOURCE_EXHAUSTED,
-    TIMEOUT_S,
     UNAVAILABLE,
     UNIMPLEMENTED,
     asked,
-    assert_small_answer,
-    channel_to,
+    channel_with_neighbours,
     field,
     infer_request,
-    raw_method,
     small_request,
     varint,
 )
@@ -41,11 +37,8 @@ pytestmark = pytest.mark.usefixtures("hostile_conditions")
 
 @pytest.fixture
 def channel(server: Server) -> Iterator[grpc.Channel]:
-    with channel_to(server.url) as channel:
+    with channel_with_neighbours(server.url) as channel:
         yield channel
-        # The neighbours on the same connection are served right afterwards.
-        answer = raw_method(channel, MODEL_INFER)(small_request().SerializeToString(), timeout=TIMEOUT_S)
-        assert_small_answer(service_pb2.ModelInferResponse.FromString(answer))
 
 
 def assert_refused(channel: grpc.Channel, request: Any, *codes: int) -> None:

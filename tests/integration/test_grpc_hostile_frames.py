@@ -24,7 +24,7 @@ from hyperframe.frame import (
 )
 
 from integration.grpc_calls import MODEL_INFER, STREAM_INFER, small_request
-from integration.h2_client import H2Client, Reply, with_prefix
+from integration.h2_client import H2Client, Reply, call_fields, with_prefix
 from integration.server_process import Server
 
 pytestmark = pytest.mark.usefixtures("hostile_conditions")
@@ -36,12 +36,7 @@ TIMEOUT_S = 20.0
 
 def head_block(path: str = MODEL_INFER, *extra: tuple[str, str]) -> bytes:
     fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "test"),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
+        *call_fields(path),
         *extra,
     ]
     # Nothing goes into the table, so that the block can be sent again and again.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from tritonclient.grpc import service_pb2
 
 from integration.grpc_calls import (
     CODES,
@@ -20,14 +19,11 @@ from integration.grpc_calls import (
     PREDICT,
     RESOURCE_EXHAUSTED,
     STREAM_INFER,
-    TIMEOUT_S,
     UNIMPLEMENTED,
     asked,
-    assert_small_answer,
     assert_text_tells_nothing,
-    channel_to,
+    channel_with_neighbours,
     field,
-    raw_method,
     small_request,
 )
 from integration.h2_client import H2Client, with_prefix
@@ -38,11 +34,8 @@ pytestmark = pytest.mark.usefixtures("hostile_conditions")
 
 @pytest.fixture
 def channel(server: Server) -> Iterator[grpc.Channel]:
-    with channel_to(server.url) as channel:
+    with channel_with_neighbours(server.url) as channel:
         yield channel
-        # The neighbours on the same connection are served right afterwards.
-        answer = raw_method(channel, MODEL_INFER)(small_request().SerializeToString(), timeout=TIMEOUT_S)
-        assert_small_answer(service_pb2.ModelInferResponse.FromString(answer))
 
 
 # --- protobuf that is none (case 39)
