@@ -167,3 +167,40 @@ def test_every_key_is_documented() -> None:
                 pending.append(kind)
             else:
                 assert name in (struct.__doc__ or ""), f"{struct.__name__}.{name}"
+
+
+# --- [signatures] of model.toml
+
+
+def test_signatures_in_model_toml() -> None:
+    config = parse_toml(
+        """
+        [signatures.serving_default]
+        method = "classify"
+        scores = "p"
+        features = { INPUT0 = "age" }
+        defaults = { age = [1, 2.5], name = "x", flag = true }
+        """,
+        ModelConfig,
+        source="model.toml",
+    )
+    signature = config.signatures["serving_default"]
+    assert (signature.method, signature.scores, signature.features) == ("classify", "p", {"INPUT0": "age"})
+    assert signature.defaults == {"age": [1, 2.5], "name": "x", "flag": True}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'method = "predict"',
+        "",
+        'method = "regress"\nscores = "p"',
+        'method = "classify"\nvalue = "p"',
+        'method = "classify"\nscore = "p"',
+        'method = "regress"\ndefaults = { a = { b = 1 } }',
+        'method = "regress"\nfeatures = { a = 1 }',
+    ],
+)
+def test_bad_signatures_in_model_toml(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_toml(f"[signatures.s]\n{text}", ModelConfig, source="model.toml")
