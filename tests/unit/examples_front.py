@@ -14,7 +14,7 @@ from servolley.front.example_calls import ExampleCalls
 from servolley.front.grpc.messages import Messages
 from servolley.repository.layout import ModelOnDisk
 from unit import fake_core
-from unit.test_grpc_services import GrpcFront
+from unit.grpc_front import GrpcFront
 
 Model = Callable[[Any], Mapping[str, tuple[str, list[int], list[Any]]]]
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from servolley.config.model import Signature
 from servolley.front.example_calls import ExampleCalls
 from unit.examples_front import ExamplesFront, classification, example, half_plus, spec
-from unit.test_grpc_services import PREDICTION
+from unit.grpc_front import PREDICTION
 
 
 @pytest_asyncio.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,68 +10,19 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from servolley.config.model import Batching, ModelConfig, Runtime, Versions
-from servolley.config.settings import Repository
-from servolley.front.calls import Call, Reply, status_reply
-from servolley.front.context import ServerContext
-from servolley.front.metrics_routes import MetricsRoutes
-from servolley.front.oip_routes import OipRoutes
-from servolley.front.router import Router, percent_decode
-from servolley.front.tfs_routes import TfsRoutes
+from servolley.config.model import Batching, ModelConfig, Runtime
+from servolley.front.calls import Reply
+from servolley.front.router import percent_decode
 from servolley.repository.layout import ModelOnDisk
-from servolley.repository.manager import Manager
-from servolley.status import Code, StatusError
+from servolley.status import Code
 from unit import fake_core
 
 if TYPE_CHECKING:
-    from servolley._core import Engine
+    pass
+
+from unit.routes_front import Front
 
 LARGEST = (1 << 63) - 1
-
-
-class Front:
-    """Two models: ``m`` with versions 1 and 3 (label stable = 1), ``bad`` which does not load."""
-
-    def __init__(self) -> None:
-        self.engine = fake_core.Engine()
-        engine = cast("Engine", self.engine)
-        self.manager = Manager(engine, Repository(), asyncio.get_running_loop())
-        self.context = ServerContext("1.2.3", self.manager)
-        self.router = Router()
-        OipRoutes(self.context).register(self.router)
-        TfsRoutes(self.context).register(self.router)
-        MetricsRoutes(engine, self.manager, "1.2.3").register(self.router)
-
-    async def load(self) -> None:
-        config = ModelConfig(versions=Versions(all=True, labels={"stable": 1}))
-        self.engine.failures["bad", 1] = fake_core.core_error("INVALID_ARGUMENT", 400, "not a model")
-        await self.manager.load_first(
-            {
-                "m": ModelOnDisk("m", None, config, {1: Path("1"), 3: Path("3")}),
-                "bad": ModelOnDisk("bad", None, versions={1: Path("1")}),
-            }
-        )
-
-    async def ask(self, method: str, target: str, body: Any = None, **headers: str) -> Reply:
-        raw = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
-        core = fake_core.ControlCall(1, method, target, list(headers.items()), raw)
-        try:
-            answer = self.router.answer(Call.from_core(cast("Any", core)))
-            return await answer if inspect.isawaitable(answer) else answer
-        except StatusError as error:
-            return status_reply(error)
-
-    async def get(self, target: str) -> Any:
-        reply = await self.ask("GET", target)
-        assert (reply.status, reply.content_type) == (200, "application/json"), reply
-        return orjson.loads(reply.body)
-
-    async def error(self, method: str, target: str, body: Any = None) -> tuple[int, str]:
-        reply = await self.ask(method, target, body)
-        assert reply.content_type == "application/json"
-        document = orjson.loads(reply.body)
-        assert list(document) == ["error"]
-        return reply.status, document["error"]
 
 
 @pytest_asyncio.fixture
@@ -351,96 +300,6 @@ async def test_log_settings(front: Front) -> None:
     assert set(settings) == {
         "log_file", "log_info", "log_warning", "log_error", "log_verbose_level", "log_format",
     }  # fmt: skip
-
-
-# --- TensorFlow Serving ---
-
-
-def row(version: int, state: str = "AVAILABLE", code: str = "OK", message: str = "") -> dict[str, Any]:
-    return {
-        "version": str(version),
-        "state": state,
-        "status": {"error_code": code, "error_message": message},
-    }
-
-
-async def test_tfs_status(front: Front) -> None:
-    for path in ("/v1/models/m", "/V1/Models/m"):
-        assert await front.get(path) == {"model_version_status": [row(3), row(1)]}
-    assert await front.get("/v1/models/m/versions/1") == {"model_version_status": [row(1)]}
-    assert await front.get("/v1/models/m/labels/stable") == {"model_version_status": [row(1)]}
-    assert await front.get("/v1/models/bad") == {
-        "model_version_status": [row(1, "END", "INVALID_ARGUMENT", "not a model")]
-    }
-
-
-@pytest.mark.parametrize(
-    ("path", "status", "text"),
-    [
-        ("/v1/models/x", 404, "Could not find any versions of model x"),
-        ("/v1/models/x/labels/l", 404, "Could not find any versions of model x"),
-        ("/v1/models/m/versions/5", 404, "Could not find version 5 of model m"),
-        ("/v1/models/m/labels/l", 400, "Unrecognized servable version label: l"),
-        ("/v1/models/x/metadata", 404, "Servable not found for request: Latest(x)"),
-        ("/v1/models/bad/metadata", 404, "Servable not found for request: Latest(bad)"),
-        ("/v1/models/m/versions/5/metadata", 404, "Servable not found for request: Specific(m, 5)"),
-        ("/v1/models/m/labels/l/metadata", 400, "Unrecognized servable version label: l"),
-        ("/v1/models/m/", 400, "Malformed request: GET /v1/models/m/"),
-        ("/v1/", 400, "Malformed request: GET /v1/"),
-        ("/v1/models/m/versions/x", 400, "Malformed request: GET /v1/models/m/versions/x"),
-        ("/v1/models/m:PREDICT", 400, "Malformed request: GET /v1/models/m:PREDICT"),
-        ("/v1/models/m:explain?x=1", 400, "Malformed request: GET /v1/models/m:explain"),
-    ],
-)
-async def test_tfs_errors(front: Front, path: str, status: int, text: str) -> None:
-    assert await front.error("GET", path) == (status, text)
-
-
-async def test_tfs_metadata(front: Front) -> None:
-    def info(name: str, size: int) -> dict[str, Any]:
-        return {
-            "dtype": "DT_FLOAT",
-            "tensor_shape": {
-                "dim": [{"size": "-1", "name": ""}, {"size": str(size), "name": ""}],
-                "unknown_rank": False,
-            },
-            "name": name,
-        }
-
-    signature = {
-        "inputs": {"x": info("x", 16)},
-        "outputs": {"y": info("y", 4)},
-        "method_name": "tensorflow/serving/predict",
-        "defaults": {},
-    }
-    expected: dict[str, Any] = {
-        "model_spec": {"name": "m", "signature_name": "", "version": "3"},
-        "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
-    }
-    assert await front.get("/v1/models/m/metadata") == expected
-    expected["model_spec"]["version"] = "1"
-    assert await front.get("/v1/models/m/labels/stable/metadata") == expected
-
-
-async def test_tfs_metadata_of_an_unknown_rank(front: Front) -> None:
-    cast("Any", front.manager.models["m"].versions[3].servable).inputs[0].rank_known = False
-    document = await front.get("/v1/models/m/metadata")
-    shape = document["metadata"]["signature_def"]["signature_def"]["serving_default"]["inputs"]["x"][
-        "tensor_shape"
-    ]
-    assert shape == {"dim": [], "unknown_rank": True}
-
-
-async def test_tfs_model_list(front: Front) -> None:
-    models = (await front.get("/v1/models"))["models"]
-    assert [model["name"] for model in models] == ["m", "bad"]
-    assert models[0]["model_version_status"] == [row(3), row(1)]
-
-
-async def test_tfs_options(front: Front) -> None:
-    for path in ("/v1/models/m:predict", "/v1/models/m", "/v1/whatever"):
-        assert (await front.ask("OPTIONS", path, origin="https://site.example")).status == 200
-        assert (await front.error("OPTIONS", path))[0] == 400
 
 
 # --- metrics ---

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from servolley.front.shared_memory import SharedMemory
-from unit.test_grpc_services import OIP, GrpcFront
+from unit.grpc_front import OIP, GrpcFront
 
 if TYPE_CHECKING:
     from servolley._core import Engine
