@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from servolley.config.strict import ConfigError
-from servolley.repository.layout import RepositoryError, read_class_labels, scan
+from servolley.repository.layout import RepositoryError, Scanner, read_class_labels, scan
 from servolley.repository.names import LARGEST_VERSION, parse_version, valid_model_name
 
 
@@ -154,6 +154,39 @@ def test_label_files_stay_inside_the_model(tmp_path: Path, file_name: str) -> No
     put(tmp_path, "m/model.toml", text=f"[class_labels]\ny = '{file_name}'")
     with pytest.raises(ConfigError, match="lies outside the model's directory"):
         read_class_labels(scan(tmp_path)["m"])
+
+
+def test_a_repository_stays_one(tmp_path: Path) -> None:
+    root = tmp_path / "r"
+    root.mkdir()
+    scanner = Scanner(root)
+    assert scanner.look() == {}
+    put(root, "m/1/model.onnx", "n/2/model.onnx")
+    assert scanner.look().keys() == {"m", "n"}
+    for stray in ("model.toml", "config.pbtxt", "3/model.onnx"):
+        put(root, stray)
+        with pytest.raises(RepositoryError, match="has become one model's directory"):
+            scanner.look()
+        with pytest.raises(RepositoryError, match="has become one model's directory"):
+            scanner.look_at("m")
+        (root / stray).unlink()
+        assert scanner.look().keys() == {"m", "n"}
+    root.rename(tmp_path / "elsewhere")
+    root.write_text("")
+    with pytest.raises(RepositoryError, match="has become a model file"):
+        scanner.look()
+
+
+def test_a_model_directory_stays_one(tmp_path: Path) -> None:
+    root = tmp_path / "m"
+    put(root, "1/model.onnx")
+    scanner = Scanner(root)
+    assert scanner.look()["m"].versions.keys() == {1}
+    (root / "1" / "model.onnx").unlink()
+    found = scanner.look()["m"]
+    assert (found.versions, found.empty) == ({}, True)
+    put(root, "2/model.onnx")
+    assert scanner.look()["m"].versions.keys() == {2}
 
 
 def test_label_files(tmp_path: Path) -> None:

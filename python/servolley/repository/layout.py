@@ -23,6 +23,11 @@ TRITON_CONFIG_FILE = "config.pbtxt"  # read where there is no model.toml
 COMPLETE_MARKER = ".complete"
 _LARGEST_LABEL_FILE_BYTES = 64 << 20
 
+# What a path that is served may be.
+_MODEL_FILE = "a model file"
+_MODEL_DIRECTORY = "one model's directory"
+_REPOSITORY = "a repository of models"
+
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +63,8 @@ class Scanner:
     """Looks again and again at ``path``: a repository, one model's directory, or one model file.
 
     ``name`` renames a single model. What is said about a file is said once, as long as it stays as it is, and
-    a configuration is only read when it has changed.
+    a configuration is only read when it has changed. Which of the three it is, the first look that finds a
+    model settles: what turns into another later is not believed.
     """
 
     def __init__(
@@ -71,14 +77,21 @@ class Scanner:
         self._name = name
         self._triton_message = triton_message
         self._configs: dict[Path, tuple[Stamp, ModelConfig, str | None]] = {}
+        self._kind: str | None = None
         self._said: set[tuple[str, ...]] = set()
         self._saying: set[tuple[str, ...]] = set()
 
     def look(self) -> dict[str, ModelOnDisk]:
-        """Models by name. Raises RepositoryError: no such path, or ``name`` does not fit."""
+        """Models by name. Raises RepositoryError: no such path, not what it was, or ``name`` does not fit."""
         self._saying = set()
-        models = self._look()
+        try:
+            kind = self._kind_now()
+            models = self._look(kind)
+        except OSError as error:
+            raise RepositoryError(f"{self._path}: {error.strerror}") from error
         self._said = self._saying
+        if models:
+            self._kind = kind
         return models
 
     def look_at(self, name: str) -> ModelOnDisk | None:
@@ -108,24 +121,39 @@ class Scanner:
         )
 
     def _holds_models(self) -> bool:
-        return self._path.is_dir() and not _is_model_directory(self._path)
+        """Raises RepositoryError."""
+        try:
+            return self._kind_now() == _REPOSITORY
+        except OSError as error:
+            raise RepositoryError(f"{self._path}: {error.strerror}") from error
 
-    def _look(self) -> dict[str, ModelOnDisk]:
+    def _kind_now(self) -> str:
+        """Raises RepositoryError and OSError."""
         path = self._path
         if path.is_file():
+            kind = _MODEL_FILE
+        elif not path.is_dir():
+            raise RepositoryError(f"{path}: no such file or directory")
+        elif self._kind == _MODEL_DIRECTORY or _is_model_directory(path):
+            kind = _MODEL_DIRECTORY
+        else:
+            kind = _REPOSITORY
+        if self._kind not in {None, kind}:
+            raise RepositoryError(f"{path} was {self._kind}, and has become {kind}")
+        return kind
+
+    def _look(self, kind: str) -> dict[str, ModelOnDisk]:
+        """Raises RepositoryError and OSError."""
+        path = self._path
+        if kind == _MODEL_FILE:
             model = self._single_file(path)
             return {model.name: model}
-        if not path.is_dir():
-            raise RepositoryError(f"{path}: no such file or directory")
-        try:
-            if _is_model_directory(path):
-                model = self._read_model(path, self._name or path.resolve().name)
-                return {model.name: model}
-            if self._name is not None:
-                raise RepositoryError(f"{path} is a repository of models: a name fits only a single model")
-            return self._look_into_repository(path)
-        except OSError as error:
-            raise RepositoryError(f"{path}: {error.strerror}") from error
+        if kind == _MODEL_DIRECTORY:
+            model = self._read_model(path, self._name or path.resolve().name)
+            return {model.name: model}
+        if self._name is not None:
+            raise RepositoryError(f"{path} is a repository of models: a name fits only a single model")
+        return self._look_into_repository(path)
 
     def _single_file(self, path: Path) -> ModelOnDisk:
         name = self._name or path.stem
