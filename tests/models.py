@@ -165,6 +165,42 @@ def plus(constant: float) -> onnx.ModelProto:
     )
 
 
+def fails_at_zero(constant: float) -> onnx.ModelProto:
+    """``plus`` that fails where x is 0, as every x of a warm-up with zeros is."""
+    return _model(
+        "fails_at_zero",
+        [
+            helper.make_node("Cast", ["x"], ["nonzero"], to=TensorProto.BOOL),
+            helper.make_node("Not", ["nonzero"], ["zero"]),
+            helper.make_node("Cast", ["zero"], ["index"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["c", "index"], ["constant"]),
+            helper.make_node("Add", ["x", "constant"], ["y"]),
+        ],
+        [_value("x", ["batch"])],
+        [_value("y", ["batch"])],
+        {"c": _floats(constant)},
+    )
+
+
+def slow_to_load(rounds: int, constant: float) -> onnx.ModelProto:
+    """``plus`` whose constant is the end of `rounds` multiplications of 1024x1024 matrices, which the runtime
+    works out while it loads the model."""
+    nodes = [helper.make_node("MatMul", [f"w{i}" if i else "w", "w"], [f"w{i + 1}"]) for i in range(rounds)]
+    return _model(
+        "slow_to_load",
+        [
+            *nodes,
+            helper.make_node("ReduceMax", [f"w{rounds}"], ["most"], keepdims=0),
+            helper.make_node("Mul", ["most", "nothing"], ["none"]),
+            helper.make_node("Add", ["c", "none"], ["constant"]),
+            helper.make_node("Add", ["x", "constant"], ["y"]),
+        ],
+        [_value("x", ["batch"])],
+        [_value("y", ["batch"])],
+        {"c": _floats(constant), "nothing": _floats(0), "w": _normal(60, 1024, 1024, scale=1 / 32)},
+    )
+
+
 def two_inputs() -> onnx.ModelProto:
     """INT32 [-1,16] twice: ``OUTPUT0`` is the sum, ``OUTPUT1`` the difference."""
     dims: Dims = ["batch", 16]

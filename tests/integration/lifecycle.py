@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,17 +19,21 @@ import onnx
 import models
 from integration.server_process import Server, wait_until
 from integration.slim_tensorflow import stock_module
+from integration.witness import Asked, Connection, Witness, contradictions
 
 #: Flags of a server that notices soon.
 QUICK = ("--poll-interval", "0.1")
 
 
-def put(root: Path, name: str, version: int, model: onnx.ModelProto) -> None:
-    """Puts a version into place as one should: whole, by a rename. One that is there already is replaced."""
+def put(root: Path, name: str, version: int, model: onnx.ModelProto, *, complete: bool = False) -> None:
+    """Puts a version into place as one should: whole, by a rename. One that is there already is replaced.
+    ``complete``: it says so itself, and one look is enough."""
     hidden = root / f".{name}-{version}"
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     (hidden / "model.onnx").write_bytes(model.SerializeToString())
+    if complete:
+        (hidden / ".complete").touch()
     (root / name).mkdir(exist_ok=True)
     place = root / name / str(version)
     if place.exists():
@@ -63,8 +69,14 @@ def constant_of(server: Server, path: str = "m") -> float:
     return float(answer.json()["predictions"][0])
 
 
+def await_constant(server: Server, constant: float, path: str = "m") -> None:
+    wait_until(lambda: constant_of(server, path) == constant, 30, f"{path} adds {constant}")
+
+
 class Ask:
     """One way of asking ``models.plus`` under the name m: what it added, and the version it gave."""
+
+    by_default = True  # asks for whatever version is served by default
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -109,8 +121,19 @@ class AskOverGrpc(Ask):
 
 
 class AskRest(Ask):
+    """TensorFlow Serving's REST, which does not say which version answered."""
+
+    def __init__(self, server: Server, label: str = "") -> None:
+        self._connection = Connection(server)
+        self._path = f"/v1/models/m/labels/{label}:predict" if label else "/v1/models/m:predict"
+
     def __call__(self) -> tuple[float, int | None]:
-        return constant_of(self.server), None
+        status, answer = self._connection.call("POST", self._path, {"instances": [0.0]})
+        assert status == 200, answer
+        return float(answer["predictions"][0]), None
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class AskPredict(Ask):
@@ -123,6 +146,7 @@ class AskPredict(Ask):
         request.model_spec.name = "m"
         if label:
             request.model_spec.version_label = label
+            self.by_default = False
         request.inputs["x"].dtype = 1
         request.inputs["x"].tensor_shape.dim.add(size=1)
         request.inputs["x"].float_val.append(0.0)
@@ -139,25 +163,63 @@ class AskPredict(Ask):
 ALL_WAYS: tuple[Callable[[Server], Ask], ...] = (AskOverHttp, AskOverGrpc, AskRest, AskPredict)
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """constant: what was added. version: None where the protocol does not say."""
+
+    constant: float
+    version: int | None
+    sent: float
+    received: float
+
+
 class Askers:
-    """A thread for each way of asking; ``with`` ends them and raises what went wrong in any."""
+    """A thread for each way of asking, and a witness; ``with`` ends them and raises what went wrong in any,
+    and where the answers belie what the server said of its versions."""
 
     def __init__(self, server: Server, *ways: Callable[[Server], Ask]) -> None:
-        self.answers: list[tuple[float, int | None]] = []
+        self.answers: list[Answered] = []
         self.errors: list[str] = []
+        self.witness = Witness(server)
+        self._asked: list[Asked] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(server, way)) for way in ways]
+
+    def constants(self) -> set[float]:
+        return {answer.constant for answer in self.answers}
+
+    def assert_in_order(self, *constants: float) -> None:
+        """These and no others were added, and no request that was sent after an answer with one of them was
+        answered with an earlier one."""
+        assert self.constants() == set(constants)
+        newest, latest = 0, 0.0  # the place of the newest constant that had been received by a time
+        places = {constant: place for place, constant in enumerate(constants)}
+        by_reception = sorted(self.answers, key=lambda answer: answer.received)
+        waiting = iter(by_reception)
+        following = next(waiting)
+        for answer in sorted(self.answers, key=lambda answer: answer.sent):
+            while following.received < answer.sent:
+                newest, latest = max((newest, latest), (places[following.constant], following.received))
+                following = next(waiting)
+            assert places[answer.constant] >= newest, f"{answer}, after {constants[newest]} at {latest}"
 
     def _ask(self, server: Server, way: Callable[[Server], Ask]) -> None:
         with asking(server, way) as ask:
             while not self._stop.is_set():
+                sent = time.monotonic()
                 try:
-                    self.answers.append(ask())
+                    constant, version = ask()
                 except Exception as error:
                     self.errors.append(f"{way}: {error!r}")
                     return
+                answer = Answered(constant, version, sent, time.monotonic())
+                self.answers.append(answer)
+                if version is not None:
+                    wanted = None if ask.by_default else version
+                    self._asked.append(Asked(sent, answer.received, wanted, version))
 
     def __enter__(self) -> Self:
+        self.witness.__enter__()
         for thread in self._threads:
             thread.start()
         return self
@@ -169,8 +231,12 @@ class Askers:
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive()
+        self.witness.__exit__(kind, error, trace)
         if kind is None:
             assert not self.errors, self.errors
+            assert not self.witness.errors, self.witness.errors
+            found = contradictions(self.witness.looks, [*self._asked, *self.witness.asked])
+            assert not found, found[:5]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import ast
 import importlib
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,7 @@ _PLACES = {
     "example": "tensorflow/core/example/",
 }
 _ELSEWHERE = "tensorflow/core/framework/"
+_importing = threading.Lock()
 
 
 def stock_module(name: str) -> Any:
@@ -41,16 +43,17 @@ def stock_module(name: str) -> Any:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: ./dev test does it", allow_module_level=True)
     whole = f"tensorflow_serving.apis.{name}"
-    if whole not in sys.modules:
-        modules = _tensorflow_modules()
-        sys.modules.update(modules)
-        try:
-            importlib.import_module(whole)
-        finally:
-            # Nobody else shall take this for TensorFlow.
-            for module in modules:
-                del sys.modules[module]
-    return sys.modules[whole]
+    with _importing:
+        if whole not in sys.modules:
+            modules = _tensorflow_modules()
+            sys.modules.update(modules)
+            try:
+                importlib.import_module(whole)
+            finally:
+                # Nobody else shall take this for TensorFlow.
+                for module in modules:
+                    del sys.modules[module]
+        return sys.modules[whole]
 
 
 _made: dict[str, ModuleType] = {}

@@ -16,6 +16,7 @@ from integration.lifecycle import (
     Askers,
     AskPredict,
     asking,
+    await_constant,
     await_states,
     constant_of,
     put,
@@ -26,10 +27,6 @@ from integration.lifecycle import (
 from integration.server_process import Server, wait_until
 
 
-def await_constant(server: Server, constant: float, path: str = "m") -> None:
-    wait_until(lambda: constant_of(server, path) == constant, 30, f"{path} adds {constant}")
-
-
 def test_swaps_under_load(serve: ServerFactory, tmp_path: Path) -> None:
     root = repository(tmp_path / "r", 1)
     server = serve(root, *QUICK)
@@ -38,8 +35,8 @@ def test_swaps_under_load(serve: ServerFactory, tmp_path: Path) -> None:
             put(root, "m", version, models.plus(version))
             await_states(server, {version: "AVAILABLE"})
         assert server.get("/v2/health/ready").status == 200
-    assert {constant for constant, _ in askers.answers} == {1, 2, 3, 4, 5, 6, 7}
-    assert all(version in {None, constant} for constant, version in askers.answers)
+    askers.assert_in_order(1, 2, 3, 4, 5, 6, 7)
+    assert all(answer.version in {None, answer.constant} for answer in askers.answers)
     assert constant_of(server) == 7
 
 
@@ -50,7 +47,7 @@ def test_rollback_by_deleting_the_newest(serve: ServerFactory, tmp_path: Path) -
         wait_until(lambda: len(askers.answers) > 20, 30, "the first answers")
         shutil.rmtree(root / "m" / "2")
         await_states(server, {1: "AVAILABLE", 2: "END"})
-    assert {constant for constant, _ in askers.answers} == {2, 1}
+    askers.assert_in_order(2, 1)
     assert constant_of(server) == 1
 
 
@@ -62,7 +59,7 @@ def test_a_version_that_is_replaced_under_load(serve: ServerFactory, tmp_path: P
             put(root, "m", 1, models.plus(constant))
             await_constant(server, constant)
             assert states(server) == {1: "AVAILABLE"}
-    assert {constant for constant, _ in askers.answers} == {1, 10, 20, 30}
+    askers.assert_in_order(1, 10, 20, 30)
 
 
 def test_a_replacement_that_cannot_be_loaded(serve: ServerFactory, tmp_path: Path) -> None:
@@ -106,7 +103,7 @@ def test_labels_move_with_what_they_name(serve: ServerFactory, tmp_path: Path) -
         await_constant(server, 2, "m/labels/stable")
         set_config(root, config.format(1))
         await_constant(server, 1, "m/labels/stable")
-    assert set(askers.answers) == {(1, 1), (2, 2)}
+    assert {(answer.constant, answer.version) for answer in askers.answers} == {(1, 1), (2, 2)}
     assert states(server) == {1: "AVAILABLE", 2: "AVAILABLE"}
     assert server.predict("m/labels/nobody", {"instances": [0.0]}).status == 400
     with asking(server, stable) as ask:
@@ -120,7 +117,7 @@ def test_half_copied_versions_are_left_alone(serve: ServerFactory, tmp_path: Pat
     place = root / "m" / "2" / "model.onnx"
     place.parent.mkdir()
     looks = Looks(server, root)
-    with place.open("wb") as file:
+    with Askers(server, *ALL_WAYS), place.open("wb") as file:
         for start in range(0, len(content), len(content) // 8):
             file.write(content[start : start + len(content) // 8])
             file.flush()
