@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from benchmarks.results import Results, Spread, limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from benchmarks.cases import Case
+    from benchmarks.results import Limit
 
 _BESIDE = {"nginx": "nginx, constant answer of that size", "sink": "bare uvloop protocol, same bytes back"}
 
@@ -48,14 +49,18 @@ def render(results: Results, cases: Sequence[Case], rounds: int, markdown: bool)
         _in_process(results),
         _parsing(results),
         _core(results),
-        _limits(results),
+        limits_table(limits(results)),
     )
     note = (
-        f"{_processor()}, {os.cpu_count()} cores, loopback. Medians of {rounds} interleaved rounds, ± half "
+        f"{processor()}, {os.cpu_count()} cores, loopback. Medians of {rounds} interleaved rounds, ± half "
         "of the distance between the extremes; ratios are medians of the rounds' ratios. Other processes had "
         f"{results.others():.0%} of the machine meanwhile (median)."
     )
-    pages = [table.markdown() if markdown else table.plain() for table in everything if table.rows]
+    return page(everything, note, markdown)
+
+
+def page(tables: Iterable[Table], note: str, markdown: bool) -> str:
+    pages = [table.markdown() if markdown else table.plain() for table in tables if table.rows]
     return "\n\n".join([*pages, note])
 
 
@@ -73,7 +78,7 @@ def _served(results: Results, cases: Sequence[Case]) -> Table:
                 if cpu is None or rate is None or p50 is None or p99 is None:
                     continue
                 title = titles[case] if subject == "servolley" else f"  {_BESIDE[subject]}"
-                cells = (_spread(cpu), _spread(rate), f"{p50.median:,.0f}", f"{p99.median:,.0f}")
+                cells = (spread_text(cpu), spread_text(rate), f"{p50.median:,.0f}", f"{p99.median:,.0f}")
                 rows.append([title, str(connections), *cells])
     columns = ("served", "connections", "server CPU us/request", "requests/s", "p50 us", "p99 us")
     return Table("Served", columns, rows)
@@ -97,7 +102,7 @@ def _in_process(results: Results) -> Table:
 
 def _parsing(results: Results) -> Table:
     rows = [
-        [name.removesuffix(" orjson"), _spread(Spread.of(values))]
+        [name.removesuffix(" orjson"), spread_text(Spread.of(values))]
         for name, values in results.numbers.items()
         if name.endswith(" orjson")
     ]
@@ -109,9 +114,9 @@ def _core(results: Results) -> Table:
     return Table("core_bench: the codecs alone", ("line", "MB/s"), rows)
 
 
-def _limits(results: Results) -> Table:
+def limits_table(limits: Iterable[Limit]) -> Table:
     rows = []
-    for limit in limits(results):
+    for limit in limits:
         if limit.measured is None:
             continue
         bound = f"{'>=' if limit.at_least else '<='} {limit.bound:g} {limit.unit}"
@@ -120,7 +125,7 @@ def _limits(results: Results) -> Table:
     return Table("Limits", ("promise", "measured", "limit", ""), rows)
 
 
-def _spread(value: Spread) -> str:
+def spread_text(value: Spread) -> str:
     if value.around is None or not value.median:
         return _digits(value.median)
     return f"{_digits(value.median)} ±{value.around / value.median:.0%}"
@@ -130,7 +135,7 @@ def _digits(value: float) -> str:
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

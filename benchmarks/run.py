@@ -1,6 +1,7 @@
 """The benchmark: servolley beside nginx, a bare protocol, ONNX Runtime in process and orjson, in one run.
 
     ./dev bench [--quick] [--only tiny,mlp] [--markdown] [--json FILE]
+    ./dev bench --lifecycle [--quick]: what requests notice while models come and go
 
 The server has one core and wrk the other, so that "server CPU per request" is the server's alone; only
 resnet50 gets both, because its batches are what the machine is for. What is compared is measured in the same
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
-from benchmarks import servers, yardsticks  # noqa: E402
+from benchmarks import lifecycle, servers, yardsticks  # noqa: E402
 from benchmarks.cases import Case, cases, save_models  # noqa: E402
 from benchmarks.h2load import GrpcRequest, measure_h2load  # noqa: E402
 from benchmarks.load import Sample, measure  # noqa: E402
@@ -266,6 +267,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one short round: a look, not a result")
     parser.add_argument("--only", help="cases by (the beginning of their) name, with commas between")
+    parser.add_argument("--lifecycle", action="store_true", help="loads and swaps under load, nothing else")
     parser.add_argument("--rounds", type=int, help="how often everything is measured (3)")
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample as well")
@@ -277,12 +279,14 @@ def main() -> int:
         help="wait that long in all for a quiet machine",
     )
     given = parser.parse_args()
+    # Ended from outside, it still stops what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if given.lifecycle:
+        return _lifecycle(given)
     chosen = _chosen(given.only)
     pace = _QUICK if given.quick else _FULL
     if given.rounds:
         pace = replace(pace, rounds=given.rounds)
-    # Ended from outside, it still stops what it has started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="servolley-bench-") as folder:
         bench = Bench(chosen, pace, given.patience, Path(folder))
         bench.run()
@@ -290,6 +294,18 @@ def main() -> int:
     if given.json:
         given.json.write_text(json.dumps(bench.results.as_json(), indent=1) + "\n")
     return 1 if any(limit.verdict == "FAIL" for limit in limits(bench.results)) else 0
+
+
+def _lifecycle(given: argparse.Namespace) -> int:
+    pace = lifecycle.QUICK if given.quick else lifecycle.FULL
+    if given.rounds:
+        pace = replace(pace, rounds=given.rounds)
+    with tempfile.TemporaryDirectory(prefix="servolley-bench-") as folder:
+        results = lifecycle.measure(pace, Path(folder), _say)
+    print(lifecycle.render(results, given.markdown))
+    if given.json:
+        given.json.write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    return 1 if any(limit.verdict == "FAIL" for limit in results.limits()) else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+SERVOLLEY_LOG: Final = "servolley.log"
 _LISTENING = re.compile(r"http://[^\s\"]*?:(?P<port>\d+)")
 _NGINX_TEMPLATE = Path(__file__).with_name("nginx.conf.template")
 
@@ -152,10 +153,10 @@ def _announced_port(process: subprocess.Popen[bytes], log: Path, timeout_s: floa
 
 
 @contextlib.contextmanager
-def servolley(repository: Path, folder: Path, cores: Collection[int]) -> Iterator[Server]:
+def servolley(repository: Path, folder: Path, cores: Collection[int], *flags: str) -> Iterator[Server]:
     """`servolley serve` of a model repository or one model file, ready."""
-    log = folder / "servolley.log"
-    options = ["--host", "127.0.0.1", "--port", "0"]
+    log = folder / SERVOLLEY_LOG
+    options = ["--host", "127.0.0.1", "--port", "0", *flags]
     command = [sys.executable, "-m", "servolley", "serve", str(repository), *options]
     with running(command, log, cores) as process:
         server = Server("servolley", process.pid, _announced_port(process, log))
