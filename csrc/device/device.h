@@ -23,17 +23,23 @@ std::string to_string(DeviceId id);
 // Reads "cpu", "cuda" (= cuda:0) or "cuda:N". INVALID_ARGUMENT for anything else.
 Result<DeviceId> parse_device(std::string_view text);
 
+struct Memory {
+  std::byte* data = nullptr;  // null: there is none
+  bool pinned = false;        // host memory that a GPU copies by itself (DMA)
+};
+
 // Raw memory of one device. Thread-safe. Every block is aligned to at least 64 bytes.
 class Device {
  public:
   virtual ~Device() = default;
   virtual DeviceId id() const = 0;
-  // nullptr when the device has no room.
-  virtual std::byte* allocate(std::size_t bytes) = 0;
-  virtual void free(std::byte* block, std::size_t bytes) = 0;
+  // Null memory when the device has no room.
+  virtual Memory allocate(std::size_t bytes) = 0;
+  // What allocate() returned for `bytes`.
+  virtual void free(Memory memory, std::size_t bytes) = 0;
 };
 
-// The process's one host device.
+// Ordinary host memory, the same for the whole process.
 Device& cpu_device();
 
 }  // namespace servolley

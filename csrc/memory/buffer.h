@@ -20,6 +20,8 @@ struct Block {
   std::size_t capacity = 0;
   std::atomic<std::uint32_t> leases{0};
   std::uint16_t size_class = 0;
+  bool pinned = false;      // host memory that a GPU copies by itself
+  std::uint32_t epoch = 0;  // the pool's, when it took the memory from its device
   // Called by whichever thread drops the last lease.
   void (*release)(Block* block) noexcept = nullptr;
   void* owner = nullptr;  // what `release` needs: the pool, or a foreign handle
@@ -66,6 +68,8 @@ class Buffer {
   // At least what was asked for; the size class rounds up.
   std::size_t capacity() const { return block_ ? block_->capacity : 0; }
   std::span<std::byte> span() const { return {data(), capacity()}; }
+  // Host memory that a GPU copies by itself (DMA), while the host goes on.
+  bool pinned() const { return block_ && block_->pinned; }
   // True if this is the only lease, so that nobody else can see a write.
   bool unique() const { return block_ && block_->leases.load(std::memory_order_acquire) == 1; }
 

@@ -56,22 +56,27 @@ Result<Buffer> Pool::allocate(std::size_t bytes) {
     if ((block = slot.free)) slot.free = block->next;
   }
   if (block) {
-    cached_bytes_.fetch_sub(block_bytes, std::memory_order_relaxed);
+    kept(*block).fetch_sub(block_bytes, std::memory_order_relaxed);
   } else {
     bool reserved = reserve(block_bytes);
     if (!reserved) {  // what other size classes keep may make room
       trim();
       reserved = reserve(block_bytes);
     }
-    std::byte* data = reserved ? device_.allocate(block_bytes) : nullptr;
-    if (!data) {
+    // Before the device is asked: a block of before renew() must not pass for one of after it.
+    const std::uint32_t epoch = epoch_.load(std::memory_order_acquire);
+    const Memory memory = reserved ? device_.allocate(block_bytes) : Memory{};
+    if (!memory.data) {
       if (reserved) total_bytes_.fetch_sub(block_bytes, std::memory_order_relaxed);
       return Status(Code::kResourceExhausted,
                     "tensor memory: out of pool memory on " + to_string(device_.id()));
     }
     allocations_.fetch_add(1, std::memory_order_relaxed);
+    if (memory.pinned) pinned_bytes_.fetch_add(block_bytes, std::memory_order_relaxed);
     block = new_header();
-    block->data = data;
+    block->data = memory.data;
+    block->pinned = memory.pinned;
+    block->epoch = epoch;
     block->capacity = block_bytes;
     block->size_class = static_cast<std::uint16_t>(size_class);
     block->owner = this;
@@ -102,12 +107,13 @@ void Pool::give_back(Block* block) noexcept {
   Pool& pool = *static_cast<Pool*>(block->owner);
   const std::size_t bytes = block->capacity;
   pool.in_use_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
-  const std::size_t cached = pool.cached_bytes_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  if (bytes > pool.options_.keep_block_bytes || cached > pool.options_.keep_total_bytes) {
-    pool.cached_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
-    pool.device_.free(block->data, bytes);
-    pool.total_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
-    pool.retire_header(block);
+  std::atomic<std::size_t>& kept = pool.kept(*block);
+  const std::size_t cached = kept.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  const bool too_much = !block->pinned && (bytes > pool.options_.keep_block_bytes ||
+                                           cached > pool.options_.keep_total_bytes);
+  if (too_much || block->epoch != pool.epoch_.load(std::memory_order_relaxed)) {
+    kept.fetch_sub(bytes, std::memory_order_relaxed);
+    pool.free_block(block);
     return;
   }
   SizeClass& slot = pool.classes_[block->size_class];
@@ -116,21 +122,49 @@ void Pool::give_back(Block* block) noexcept {
   slot.free = block;
 }
 
-void Pool::trim() {
+void Pool::free_block(Block* block) noexcept {
+  const std::size_t bytes = block->capacity;
+  device_.free({block->data, block->pinned}, bytes);
+  if (block->pinned) pinned_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+  total_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+  retire_header(block);
+}
+
+template <class Goes>
+void Pool::trim_if(Goes goes) {
   for (SizeClass& slot : classes_) {
     Block* list = nullptr;
     {
       const std::lock_guard lock(slot.mutex);
-      list = std::exchange(slot.free, nullptr);
+      for (Block** at = &slot.free; *at;) {
+        Block* const block = *at;
+        if (goes(*block)) {
+          *at = block->next;
+          block->next = std::exchange(list, block);
+        } else {
+          at = &block->next;
+        }
+      }
     }
     while (list) {
       Block* block = std::exchange(list, list->next);
-      device_.free(block->data, block->capacity);
-      cached_bytes_.fetch_sub(block->capacity, std::memory_order_relaxed);
-      total_bytes_.fetch_sub(block->capacity, std::memory_order_relaxed);
-      retire_header(block);
+      kept(*block).fetch_sub(block->capacity, std::memory_order_relaxed);
+      free_block(block);
     }
   }
+}
+
+void Pool::trim() {
+  trim_if([](const Block&) { return true; });
+}
+
+void Pool::trim_ordinary() {
+  trim_if([](const Block& block) { return !block.pinned; });
+}
+
+void Pool::renew() {
+  epoch_.fetch_add(1, std::memory_order_release);
+  trim();
 }
 
 Block* Pool::new_header() {
@@ -152,9 +186,12 @@ void Pool::retire_header(Block* block) noexcept {
 }
 
 PoolStats Pool::stats() const {
+  const std::size_t kept_pinned = kept_pinned_bytes_.load(std::memory_order_relaxed);
   return {.in_use_bytes = in_use_bytes_.load(std::memory_order_relaxed),
           .high_water_bytes = high_water_bytes_.load(std::memory_order_relaxed),
-          .cached_bytes = cached_bytes_.load(std::memory_order_relaxed),
+          .cached_bytes = kept_bytes_.load(std::memory_order_relaxed) + kept_pinned,
+          .pinned_bytes = pinned_bytes_.load(std::memory_order_relaxed),
+          .cached_pinned_bytes = kept_pinned,
           .allocations = allocations_.load(std::memory_order_relaxed)};
 }
 

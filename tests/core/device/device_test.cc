@@ -36,14 +36,15 @@ TEST_CASE("host memory is aligned to 64 bytes, writable, and refused without an 
   Device& device = cpu_device();
   CHECK(device.id() == DeviceId{});
   for (const std::size_t bytes : {1UL, 63UL, 64UL, 65UL, 4096UL, 1'000'003UL}) {
-    std::byte* block = device.allocate(bytes);
-    REQUIRE(block);
-    CHECK(reinterpret_cast<std::uintptr_t>(block) % 64 == 0);
-    std::memset(block, 0xab, bytes);
-    device.free(block, bytes);
+    const Memory memory = device.allocate(bytes);
+    REQUIRE(memory.data);
+    CHECK_FALSE(memory.pinned);
+    CHECK(reinterpret_cast<std::uintptr_t>(memory.data) % 64 == 0);
+    std::memset(memory.data, 0xab, bytes);
+    device.free(memory, bytes);
   }
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   // The sanitizers end the process instead of answering.
-  CHECK(device.allocate(std::numeric_limits<std::size_t>::max() / 4) == nullptr);
+  CHECK(device.allocate(std::numeric_limits<std::size_t>::max() / 4).data == nullptr);
 #endif
 }

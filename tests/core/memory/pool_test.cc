@@ -26,14 +26,14 @@ namespace {
 class CountingDevice final : public Device {
  public:
   DeviceId id() const override { return {}; }
-  std::byte* allocate(std::size_t bytes) override {
-    if (empty) return nullptr;
+  Memory allocate(std::size_t bytes) override {
+    if (empty) return {};
     held += bytes;
     return cpu_device().allocate(bytes);
   }
-  void free(std::byte* block, std::size_t bytes) override {
+  void free(Memory memory, std::size_t bytes) override {
     held -= bytes;
-    cpu_device().free(block, bytes);
+    cpu_device().free(memory, bytes);
   }
   std::atomic<std::size_t> held{0};
   std::atomic<bool> empty{false};

@@ -1,30 +1,8 @@
-#include <charconv>
-#include <new>
-
 #include "device/device.h"
 
+#include <charconv>
+
 namespace servolley {
-namespace {
-
-constexpr std::align_val_t kAlignment{64};
-
-class CpuDevice final : public Device {
- public:
-  DeviceId id() const override { return {}; }
-  std::byte* allocate(std::size_t bytes) override {
-    return static_cast<std::byte*>(::operator new(bytes, kAlignment, std::nothrow));
-  }
-  void free(std::byte* block, std::size_t bytes) override {
-    ::operator delete(block, bytes, kAlignment);
-  }
-};
-
-}  // namespace
-
-Device& cpu_device() {
-  static CpuDevice device;
-  return device;
-}
 
 std::string to_string(DeviceId id) {
   return id.kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(id.index);
