@@ -145,7 +145,26 @@ py::dict pool_stats(const PoolStats& stats) {
   out["in_use_bytes"] = stats.in_use_bytes;
   out["high_water_bytes"] = stats.high_water_bytes;
   out["cached_bytes"] = stats.cached_bytes;
+  out["pinned_bytes"] = stats.pinned_bytes;
   out["allocations"] = stats.allocations;
+  return out;
+}
+
+py::list gpus_in_use(const engine::Gpus& gpus) {
+  py::list out;
+  for (const engine::GpuInUse* gpu : gpus.in_use()) {
+    const cuda::DeviceInfo& info = gpu->device->info();
+    py::dict one;
+    one["device"] = to_string(gpu->device->id());
+    one["name"] = info.name;
+    one["uuid"] = info.uuid;
+    one["compute_capability"] =
+        std::to_string(info.compute_major) + "." + std::to_string(info.compute_minor);
+    one["total_bytes"] = info.total_bytes;
+    one["broken"] = gpu->device->broken();
+    one["pool"] = pool_stats(gpu->memory->stats());
+    out.append(one);
+  }
   return out;
 }
 

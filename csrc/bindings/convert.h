@@ -33,6 +33,7 @@ LoadOptions read_load_options(const py::dict& options);
 
 py::dict servable_stats(engine::Servable& servable);
 py::dict pool_stats(const PoolStats& stats);
+py::list gpus_in_use(const engine::Gpus& gpus);
 py::dict front_stats(const engine::FrontStats& stats);
 
 void bind_errors(py::module_& module);

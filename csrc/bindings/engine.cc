@@ -16,7 +16,8 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
                                       std::uint32_t queue_size, std::uint64_t request_timeout_us,
                                       std::uint64_t inline_threshold_us, std::uint64_t busy_poll_us,
                                       int grpc_compression_level, std::size_t shared_memory_regions,
-                                      std::uint64_t shared_memory_bytes) {
+                                      std::uint64_t shared_memory_bytes,
+                                      std::size_t gpu_pool_bytes) {
   engine::EngineOptions options;
   options.pool_bytes = pool_bytes;
   options.body_bytes = body_bytes;
@@ -27,6 +28,7 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.busy_poll_us = busy_poll_us;
   options.grpc_compression_level = std::clamp(grpc_compression_level, 0, 9);
   options.shared_memory = {.regions = shared_memory_regions, .bytes = shared_memory_bytes};
+  options.gpu_pool_bytes = gpu_pool_bytes;
   options.http.body_bytes = body_bytes;
   // One limit for what a client may send at once, whichever protocol it speaks.
   options.http2.message_bytes = std::min(options.http2.message_bytes, body_bytes);
@@ -250,7 +252,8 @@ void bind_engine(py::module_& module) {
            py::arg("busy_poll_us") = defaults.busy_poll_us,
            py::arg("grpc_compression_level") = defaults.grpc_compression_level,
            py::arg("shared_memory_regions") = defaults.shared_memory.regions,
-           py::arg("shared_memory_bytes") = defaults.shared_memory.bytes)
+           py::arg("shared_memory_bytes") = defaults.shared_memory.bytes,
+           py::arg("gpu_pool_bytes") = defaults.gpu_pool_bytes)
       .def("load", &load, py::arg("name"), py::arg("version"), py::arg("path"), py::arg("options"),
            py::keep_alive<0, 1>())
       .def("reconfigure", &reconfigure, py::arg("servable"), py::arg("options"),
@@ -291,6 +294,7 @@ void bind_engine(py::module_& module) {
                              [](const PyEngine& self) { return self.engine->in_flight(); })
       .def("take_runtime_log", [](const PyEngine&) { return take_runtime_log(); })
       .def("pool_stats", [](PyEngine& self) { return pool_stats(self.engine->pool().stats()); })
+      .def("gpus", [](PyEngine& self) { return gpus_in_use(self.engine->gpus()); })
       .def("front_stats",
            [](const PyEngine& self) { return front_stats(self.engine->front_stats()); });
 }

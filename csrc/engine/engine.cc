@@ -29,7 +29,8 @@ Status in_dialect(const Status& status, Dialect dialect) {
 
 Engine::Engine(const EngineOptions& options)
     : options_(options),
-      pool_(cpu_device(), {.ceiling_bytes = options.pool_bytes}),
+      pool_(host_, {.ceiling_bytes = options.pool_bytes}),
+      gpus_(options.cuda_library, options.gpu_pool_bytes, host_, pool_),
       regions_(options.shared_memory),
       busy_poll_(std::chrono::microseconds(options.busy_poll_us)) {}
 
@@ -209,8 +210,9 @@ TimePoint Engine::next_expiry(TimePoint now) const {
 }
 
 bool Engine::looks_like_burst() const {
+  const PoolStats pool = pool_.stats();
   return front_.bytes_received - trimmed_at_ >= kBurstBytes ||
-         pool_.stats().cached_bytes >= kKeptBytes;
+         pool.cached_bytes - pool.cached_pinned_bytes >= kKeptBytes;
 }
 
 void Engine::trim_after_burst() {
@@ -222,7 +224,7 @@ void Engine::trim_after_burst() {
   if (!burst_ || quiet_sweeps_ < kQuietSweeps) return;
   burst_ = false;
   trimmed_at_ = received;
-  pool_.trim();
+  pool_.trim_ordinary();
   // The C library keeps freed memory, too: strings, Python's objects, what the runtime had in
   // between.
   ::malloc_trim(0);

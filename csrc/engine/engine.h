@@ -11,6 +11,7 @@
 #include "engine/busy_poll.h"
 #include "engine/completion_queue.h"
 #include "engine/connection.h"
+#include "engine/gpus.h"
 #include "engine/request.h"
 #include "engine/routes.h"
 #include "engine/servable.h"
@@ -35,6 +36,8 @@ struct EngineOptions {
   int grpc_compression_level = 0;
   shm::Quota shared_memory;     // what clients may register; nothing: they may not
   bool tensor_content = false;  // gRPC Predict answers with tensor_content instead of typed fields
+  std::string cuda_library = "libcuda.so.1";  // NVIDIA's driver, opened when a GPU is asked for
+  std::size_t gpu_pool_bytes = 0;             // ceiling on each GPU; 0 = what it has
 };
 
 struct FrontStats {
@@ -89,6 +92,7 @@ class Engine final : public BatchSink {
   std::int64_t in_flight() const { return in_flight_; }
   const FrontStats& front_stats() const { return front_; }
   Pool& pool() { return pool_; }
+  Gpus& gpus() { return gpus_; }
   const EngineOptions& options() const { return options_; }
   shm::Regions& regions() { return regions_; }
 
@@ -131,7 +135,9 @@ class Engine final : public BatchSink {
   bool looks_like_burst() const;
 
   const EngineOptions options_;
+  HostDevice host_;
   Pool pool_;
+  Gpus gpus_;
   BatchPool batches_;
   CompletionQueue completions_;
   RouteTable routes_;

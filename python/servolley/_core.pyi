@@ -80,7 +80,18 @@ class PoolStats(TypedDict):
     in_use_bytes: int
     high_water_bytes: int
     cached_bytes: int
+    pinned_bytes: int  # of both; host memory that GPUs copy by themselves
     allocations: int
+
+@type_check_only
+class GpuInUse(TypedDict):
+    device: str  # "cuda:0"
+    name: str
+    uuid: str
+    compute_capability: str  # "9.0"
+    total_bytes: int
+    broken: bool  # until the process ends
+    pool: PoolStats
 
 @type_check_only
 class FrontStats(TypedDict):
@@ -177,12 +188,14 @@ class Engine:
         grpc_compression_level: int = ...,
         shared_memory_regions: int = ...,
         shared_memory_bytes: int = ...,
+        gpu_pool_bytes: int = ...,
     ) -> None:
         """``body_bytes``: largest request body or gRPC message (and its inflated form). ``decoded_bytes``:
         tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.
         ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
         ``grpc_compression_level``: zlib's, for gRPC clients that accept compressed answers; 0 = never.
         ``shared_memory_regions``, ``shared_memory_bytes``: what clients may register; 0 regions = nothing.
+        ``gpu_pool_bytes``: tensor memory on each GPU, 0 = what it has.
         Raises CoreError FAILED_PRECONDITION if the ONNX Runtime library cannot be used. Heavy."""
     @property
     def completion_fd(self) -> int:
@@ -232,6 +245,8 @@ class Engine:
         """Quick: by name."""
     def shared_memory_usage(self) -> SharedMemoryUsage: ...
     def pool_stats(self) -> PoolStats: ...
+    def gpus(self) -> list[GpuInUse]:
+        """Quick: those that models use. Opens nothing."""
     def front_stats(self) -> FrontStats: ...
     def close(self) -> None:
         """Heavy: after every servable and connection was closed."""

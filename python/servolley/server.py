@@ -94,6 +94,7 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
     limits, shared = settings.limits, settings.shared_memory
     optional: dict[str, Any] = {
         "pool_bytes": limits.pool_size,
+        "gpu_pool_bytes": limits.gpu_pool_size,
         "decoded_bytes": limits.max_decoded_size,
         "queue_size": limits.queue_size,
         "inline_threshold_us": settings.engine.inline_threshold_us,

@@ -86,7 +86,7 @@ def stats(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-POOL_STATS = {"in_use_bytes": 1, "high_water_bytes": 2, "cached_bytes": 3, "allocations": 4}
+POOL_STATS = {"in_use_bytes": 1, "high_water_bytes": 2, "cached_bytes": 3, "pinned_bytes": 2, "allocations": 4}
 SHARED_MEMORY_USAGE = {"regions": 3, "bytes": 8192}
 FRONT_STATS = {
     "connections": 1,
@@ -195,6 +195,9 @@ class Engine:
 
     def pool_stats(self) -> dict[str, int]:
         return POOL_STATS
+
+    def gpus(self) -> list[dict[str, Any]]:
+        return []
 
     def front_stats(self) -> dict[str, Any]:
         return FRONT_STATS

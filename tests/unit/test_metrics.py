@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -105,6 +106,27 @@ def test_front_and_pool() -> None:
     assert value(text, "servolley_unknown_model_requests_total") == 2
     assert value(text, "servolley_pool_in_use_bytes") == 1
     assert value(text, "servolley_pool_allocations_total") == 4
+
+
+def test_gpus_in_use() -> None:
+    assert "gpu" not in page()
+    gpu = {
+        "device": "cuda:1",
+        "name": "NVIDIA L4",
+        "uuid": "GPU-1",
+        "compute_capability": "8.9",
+        "total_bytes": 1 << 34,
+        "broken": True,
+        "pool": fake_core.POOL_STATS,
+    }
+    families = CoreCollector(replace(snapshot(), gpus=[cast("Any", gpu)])).collect()
+    text = b"".join(render_family(family) for family in families).decode()
+    labels = {"device": "cuda:1", "name": "NVIDIA L4", "uuid": "GPU-1", "compute_capability": "8.9"}
+    assert value(text, "servolley_gpu_info", **labels) == 1
+    assert value(text, "nv_gpu_memory_total_bytes", gpu_uuid="GPU-1") == 1 << 34
+    assert value(text, "servolley_gpu_broken", device="cuda:1") == 1
+    assert value(text, "servolley_gpu_pool_high_water_bytes", device="cuda:1") == 2
+    assert value(text, "servolley_pool_pinned_bytes") == 2
 
 
 def test_every_family_is_typed_without_models_too() -> None:

@@ -94,6 +94,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         RESOURCE_EXHAUSTED.
     max_decoded_size: tensors that one request's JSON may decode to; absent = the core's default.
     pool_size: tensor memory in all; absent = the core's default.
+    gpu_pool_size: tensor memory on each GPU; absent = what it has.
     queue_size: requests that may wait for one model version, where its model.toml says nothing.
     request_timeout_ms: TensorFlow Serving's REST timeout, 0 = none.
     drain_timeout_s: how long SIGTERM waits for requests in flight.
@@ -102,6 +103,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_body_size: ByteSize = ByteSize(64 << 20)
     max_decoded_size: ByteSize | None = None
     pool_size: ByteSize | None = None
+    gpu_pool_size: ByteSize | None = None
     queue_size: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
     request_timeout_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0

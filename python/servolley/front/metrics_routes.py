@@ -42,4 +42,5 @@ class MetricsRoutes:
             pool=self._engine.pool_stats(),
             front=self._engine.front_stats(),
             shared_memory=self._engine.shared_memory_usage(),
+            gpus=self._engine.gpus(),
         )

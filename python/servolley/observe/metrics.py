@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from servolley._core import FrontStats, Histogram, PoolStats, ServableStats, SharedMemoryUsage
+    from servolley._core import FrontStats, GpuInUse, Histogram, PoolStats, ServableStats, SharedMemoryUsage
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -80,6 +80,7 @@ class Snapshot:
     pool: "PoolStats"
     front: "FrontStats"
     shared_memory: "SharedMemoryUsage"
+    gpus: Sequence["GpuInUse"] = ()
 
 
 class CoreCollector(Collector):
@@ -93,6 +94,7 @@ class CoreCollector(Collector):
         yield self._tfs_request_count()
         yield from self._histograms()
         yield from self._pool_families()
+        yield from self._gpu_families()
         yield from self._shared_memory_families()
         yield from self._front_families()
         build = GaugeMetricFamily(
@@ -174,6 +176,7 @@ class CoreCollector(Collector):
             ("servolley_pool_in_use_bytes", pool["in_use_bytes"], "Tensor memory leased now"),
             ("servolley_pool_high_water_bytes", pool["high_water_bytes"], "Most tensor memory ever leased"),
             ("servolley_pool_cached_bytes", pool["cached_bytes"], "Tensor memory kept for reuse"),
+            ("servolley_pool_pinned_bytes", pool["pinned_bytes"], "Tensor memory that is pinned for GPUs"),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         yield CounterMetricFamily(
@@ -181,6 +184,34 @@ class CoreCollector(Collector):
             "Times that the pool asked for fresh memory",
             value=pool["allocations"],
         )
+
+    def _gpu_families(self) -> Iterator[Metric]:
+        gpus = self._snapshot.gpus
+        if not gpus:
+            return
+        info = GaugeMetricFamily(
+            "servolley_gpu_info",
+            "Constant 1; a GPU in use as labels",
+            labels=("device", "name", "uuid", "compute_capability"),
+        )
+        total = GaugeMetricFamily("nv_gpu_memory_total_bytes", "Memory of a GPU", labels=("gpu_uuid",))
+        broken = GaugeMetricFamily(
+            "servolley_gpu_broken", "1 after an error that ends a GPU's context", labels=("device",)
+        )
+        for gpu in gpus:
+            info.add_metric((gpu["device"], gpu["name"], gpu["uuid"], gpu["compute_capability"]), 1)
+            total.add_metric((gpu["uuid"],), gpu["total_bytes"])
+            broken.add_metric((gpu["device"],), int(gpu["broken"]))
+        yield from (info, total, broken)
+        for name, member, text in (
+            ("servolley_gpu_pool_in_use_bytes", "in_use_bytes", "Tensor memory on a GPU leased now"),
+            ("servolley_gpu_pool_high_water_bytes", "high_water_bytes", "Most tensor memory ever leased"),
+            ("servolley_gpu_pool_cached_bytes", "cached_bytes", "Tensor memory on a GPU kept for reuse"),
+        ):
+            family = GaugeMetricFamily(name, text, labels=("device",))
+            for gpu in gpus:
+                family.add_metric((gpu["device"],), gpu["pool"][member])  # type: ignore[literal-required]
+            yield family
 
     def _shared_memory_families(self) -> Iterator[Metric]:
         usage = self._snapshot.shared_memory
