@@ -1,6 +1,60 @@
 #include "engine/batch.h"
 
+#include <cstring>
+
 namespace servolley::engine {
+namespace {
+
+std::uint32_t read_u32(const std::byte* p) {
+  std::uint32_t value = 0;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+// Behind `count` packed BYTES elements that start at `p`; nullptr if they do not fit before `end`.
+const std::byte* skip_bytes(const std::byte* p, const std::byte* end, std::int64_t count) {
+  for (; count > 0; --count) {
+    if (end - p < 4) return nullptr;
+    const std::uint32_t length = read_u32(p);
+    if (static_cast<std::size_t>(end - p - 4) < length) return nullptr;
+    p += 4 + length;
+  }
+  return p;
+}
+
+Status check_rows(const Signature& signature, const Batch& batch) {
+  for (std::size_t i = 0; i < batch.outputs.size(); ++i) {
+    const Shape& shape = batch.outputs[i].view.shape;
+    if (shape.rank() == 0 || shape[0] != batch.rows) {
+      return internal_error("output '" + signature.outputs[i].name + "' has shape " +
+                            shape.to_string() + " for a batch of " + std::to_string(batch.rows) +
+                            " rows: the model's first dimension is not a batch dimension");
+    }
+  }
+  return {};
+}
+
+Status index_bytes(Batch& batch) {
+  batch.bytes_offsets.resize(batch.outputs.size());
+  for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
+    const TensorView& view = batch.outputs[o].view;
+    if (view.dtype != DType::kBytes) continue;
+    const std::int64_t per_row = view.shape.row_element_count().value_or(0);
+    const std::byte* const end = view.data + view.bytes;
+    const std::byte* at = view.data;
+    auto& offsets = batch.bytes_offsets[o];
+    offsets.clear();
+    for (const batching::Item* item : batch.items) {
+      offsets.push_back(static_cast<std::size_t>(at - view.data));
+      at = skip_bytes(at, end, per_row * item->rows);
+      if (!at) return internal_error("the runtime returned a malformed string tensor");
+    }
+    offsets.push_back(static_cast<std::size_t>(at - view.data));
+  }
+  return {};
+}
+
+}  // namespace
 
 void Batch::clear() {
   items.clear();
@@ -10,6 +64,14 @@ void Batch::clear() {
   failure = FailureReason::kOther;
   rows = 0;
   executed = false;
+}
+
+void Batch::number_rows() {
+  rows = 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    request(i).first_row = rows;
+    rows += items[i]->rows;
+  }
 }
 
 std::unique_ptr<Batch> BatchPool::acquire() {
@@ -28,6 +90,60 @@ void BatchPool::release(std::unique_ptr<Batch> batch) {
   batch->clear();  // outside the lock: leases die here
   const std::lock_guard lock(mutex_);
   free_.push_back(std::move(batch));
+}
+
+void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink) {
+  if (!expired || expired->items.empty()) return;
+  expired->status = Status(Code::kDeadlineExceeded, "Request timeout expired");
+  expired->failure = FailureReason::kRejected;
+  sink.finished(std::move(expired));
+}
+
+void drop_cancelled(Batch& batch, BatchPool& batches, BatchSink& sink) {
+  std::unique_ptr<Batch> dropped;
+  std::erase_if(batch.items, [&](batching::Item* item) {
+    if (!static_cast<Request*>(item)->cancelled.load(std::memory_order_relaxed)) return false;
+    if (!dropped) dropped = batches.acquire();
+    dropped->items.push_back(item);
+    return true;
+  });
+  if (!dropped) return;
+  dropped->status = Status(Code::kCancelled, "the client has gone");
+  dropped->failure = FailureReason::kCanceled;
+  sink.finished(std::move(dropped));
+}
+
+std::unique_ptr<Batch> split(Batch& batch, BatchPool& batches) {
+  batch.outputs.clear();
+  auto first = batches.acquire();
+  const auto middle = batch.items.begin() + static_cast<std::ptrdiff_t>(batch.items.size() / 2);
+  first->items.assign(batch.items.begin(), middle);
+  batch.items.erase(batch.items.begin(), middle);
+  first->taken = batch.taken;
+  return first;
+}
+
+Status index_outputs(const Signature& signature, Batch& batch) {
+  SERVOLLEY_TRY(check_rows(signature, batch));
+  return index_bytes(batch);
+}
+
+TensorView rows_of(const Batch& batch, std::size_t output, std::size_t item) {
+  TensorView view = batch.outputs[output].view;
+  if (batch.items.size() == 1) return view;
+  const Request& request = batch.request(item);
+  view.shape[0] = request.rows;
+  if (view.dtype == DType::kBytes) {
+    const auto& offsets = batch.bytes_offsets[output];
+    view.data += offsets[item];
+    view.bytes = offsets[item + 1] - offsets[item];
+    return view;
+  }
+  const auto per_row = static_cast<std::size_t>(view.shape.row_element_count().value_or(0));
+  const std::size_t row_bytes = per_row * element_size(view.dtype);
+  view.data += row_bytes * static_cast<std::size_t>(request.first_row);
+  view.bytes = row_bytes * request.rows;
+  return view;
 }
 
 }  // namespace servolley::engine

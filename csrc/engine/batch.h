@@ -21,12 +21,17 @@ struct Batch {
   std::vector<std::vector<std::size_t>> bytes_offsets;
   std::int64_t rows = 0;
   bool executed = false;  // the model ran (for statistics)
+  // While it is launched: its lane, and the rows that the placement counts for it.
+  int lane = 0;
+  std::uint64_t placed_rows = 0;
   TimePoint taken{};
   TimePoint inputs_ready{};
   TimePoint run_end{};
 
   Request& request(std::size_t i) const { return *static_cast<Request*>(items[i]); }
   void clear();
+  // Gives each request its first row and counts them all.
+  void number_rows();
 };
 
 // Recycles batches between the threads that run and the loop thread that answers.
@@ -47,5 +52,22 @@ class BatchSink {
   virtual ~BatchSink() = default;
   virtual void finished(std::unique_ptr<Batch> batch) = 0;
 };
+
+// Answers what is past its deadline, if there is any: `expired` is taken then.
+void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink);
+
+// Takes out of the batch what was cancelled meanwhile, and finishes it.
+void drop_cancelled(Batch& batch, BatchPool& batches, BatchSink& sink);
+
+// The first half of a batch that failed: one request must not fail its neighbours, so the halves
+// run apart. The second half keeps this batch.
+std::unique_ptr<Batch> split(Batch& batch, BatchPool& batches);
+
+// Whether every output of an executed batch of several requests has the batch's rows, and where
+// each request's elements start in BYTES outputs.
+Status index_outputs(const Signature& signature, Batch& batch);
+
+// The rows of the batch's request `item` in its output `output`.
+TensorView rows_of(const Batch& batch, std::size_t output, std::size_t item);
 
 }  // namespace servolley::engine

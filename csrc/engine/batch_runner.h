@@ -25,12 +25,9 @@ class BatchRunner {
   Duration last_run() const { return last_run_; }
 
  private:
-  void drop_cancelled(Batch& batch, BatchSink& sink);
   void run_or_bisect(std::unique_ptr<Batch> batch, BatchSink& sink);
   Status execute(Batch& batch);
   Status gather(const Batch& batch, std::size_t input, TensorView& view);
-  Status check_outputs(const Batch& batch) const;
-  Status index_bytes(Batch& batch) const;
 
   const Signature& signature_;
   std::unique_ptr<Executor> executor_;
@@ -40,8 +37,5 @@ class BatchRunner {
   std::vector<Buffer> gathered_;
   Duration last_run_{0};
 };
-
-// The rows of the batch's request `item` in its output `output`.
-TensorView rows_of(const Batch& batch, std::size_t output, std::size_t item);
 
 }  // namespace servolley::engine

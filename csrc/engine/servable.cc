@@ -36,6 +36,7 @@ Servable::Servable(std::string name, std::int64_t version, std::shared_ptr<Runne
       version_text_(std::to_string(version)),
       runner_(std::move(runner)),
       platform_(runner_->platform()),
+      devices_(runner_->devices().begin(), runner_->devices().end()),
       options_(options),
       context_(context),
       signature_(runner_->signature()),
@@ -90,6 +91,7 @@ Status Servable::prepare() {
   SERVOLLEY_TRY(settle_signature());
   instances_ = std::max(1, options_.instances);
   queue_.set_policy(policy_of(options_, max_batch_size()));
+  if (!runner_->devices().empty()) return start_lanes();
   auto executor = runner_->create_executor();
   if (!executor) return std::move(executor).error();
   loop_runner_ = std::make_unique<BatchRunner>(signature_, std::move(*executor), context_.pool,
@@ -118,8 +120,7 @@ class WarmupSink final : public BatchSink {
 
 }  // namespace
 
-Result<Duration> Servable::run_zeros(std::int64_t rows) {
-  Request request;
+Status Servable::make_zeros(std::int64_t rows, Request& request) const {
   for (const TensorSpec& spec : signature_.inputs) {
     codec::InputTensor input;
     input.view.dtype = spec.dtype;
@@ -141,6 +142,12 @@ Result<Duration> Servable::run_zeros(std::int64_t rows) {
     request.infer.inputs.push_back(std::move(input));
   }
   prepare_for_batching(request, signature_.batched);
+  return {};
+}
+
+Result<Duration> Servable::run_zeros(std::int64_t rows) {
+  Request request;
+  SERVOLLEY_TRY(make_zeros(rows, request));
   auto batch = context_.batches.acquire();
   batch->items.push_back(&request);
   WarmupSink sink(context_.batches);
@@ -199,24 +206,21 @@ Status Servable::admit(Request& request, TimePoint now, bool* run_inline) {
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
+    if (lanes_ && lanes_->broken()) {
+      return unavailable("the device that '" + name_ + "' runs on has failed");
+    }
     Status status = queue_.admit(request, now);
     if (!status.ok()) {
       return status.code() == Code::kInvalidArgument
                  ? invalid_argument(status.message() + " for '" + name_ + "'")
                  : status;
     }
+    if (lanes_) lanes_->wake();
     wake = !*run_inline && sleepers_ > 0;
   }
   in_flight_.fetch_add(1, std::memory_order_relaxed);
   if (wake) work_.notify_one();
   return {};
-}
-
-void Servable::refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink) {
-  if (!expired || expired->items.empty()) return;
-  expired->status = Status(Code::kDeadlineExceeded, "Request timeout expired");
-  expired->failure = FailureReason::kRejected;
-  sink.finished(std::move(expired));
 }
 
 void Servable::run_inline(BatchSink& sink) {
@@ -316,6 +320,7 @@ void Servable::close() {
   }
   work_.notify_all();
   threads_.clear();  // joins
+  if (lanes_) lanes_->stop();
   instance_runners_.clear();
   loop_runner_.reset();
   std::shared_ptr<Runner> last;  // freed outside the lock

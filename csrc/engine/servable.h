@@ -13,6 +13,7 @@
 #include "batching/queue.h"
 #include "engine/batch.h"
 #include "engine/batch_runner.h"
+#include "engine/lane_group.h"
 #include "engine/stats.h"
 #include "memory/pool.h"
 #include "runtime/runner.h"
@@ -24,6 +25,7 @@ enum class Execution : std::uint8_t { kAuto, kInline, kThreads };
 struct ServableOptions {
   Execution execution = Execution::kAuto;
   int instances = 0;        // batches in flight at once; 0 = one
+  int lanes = 2;            // on devices: batches under way for each of these
   int max_batch_size = -1;  // rows; -1 = batched if the signature allows, 0 = never
   std::uint64_t max_queue_delay_us = 0;
   std::vector<std::uint32_t> preferred_batch_sizes;
@@ -46,9 +48,9 @@ struct ServableContext {
 
 // One loaded version: signature, queue, instances, statistics.
 //
-// The loop thread admits, cancels and expires; batches run on instance threads or, for models that
-// are faster than a hand-off, on the loop thread itself. close() may be called from any other
-// thread.
+// The loop thread admits, cancels and expires; batches run on instance threads, on devices, or, for
+// models that are faster than a hand-off, on the loop thread itself. close() may be called from any
+// other thread.
 class Servable {
  public:
   // Warms up and measures. INVALID_ARGUMENT if the options contradict the signature.
@@ -70,6 +72,10 @@ class Servable {
   int max_batch_size() const { return signature_.batched ? max_batch_size_ : 0; }
   bool max_batch_inferred() const { return options_.max_batch_size < 0; }
   int instances() const { return instances_; }
+  // The devices that it runs on; none: the CPU.
+  std::span<const DeviceId> devices() const { return devices_; }
+  // Any thread. Its devices have failed: it answers nothing any more.
+  bool broken() const { return lanes_ && lanes_->broken(); }
   bool runs_inline() const { return inline_.load(std::memory_order_relaxed); }
   Duration load_time() const { return load_time_; }
   // Any thread. The weights, for another servable over them; null once this one is closed.
@@ -104,20 +110,24 @@ class Servable {
   Status settle_signature();
   Status prepare();
   void warm_up();
+  Status make_zeros(std::int64_t rows, Request& request) const;
   Result<Duration> run_zeros(std::int64_t rows);
   Status start_instances();
+  Status start_lanes();
+  // On a launching thread.
+  Status warm_up(LaneExecutor& executor, std::span<const std::int64_t> row_buckets) const;
   void instance_main(BatchRunner& runner);
   void run_waiting(BatchSink& sink);
   void observe_run(Duration duration);
   // Loop thread: moves an "auto" servable between the loop and its threads as measurement says.
   void reconsider_execution();
-  void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink);
 
   const std::string name_;
   const std::int64_t version_;
   const std::string version_text_;
   std::shared_ptr<Runner> runner_;  // close() clears it under mutex_
   const std::string platform_;
+  const std::vector<DeviceId> devices_;
   const ServableOptions options_;
   const ServableContext context_;
   Signature signature_;
@@ -144,6 +154,7 @@ class Servable {
   std::unique_ptr<Batch> loop_expired_;
   std::vector<std::unique_ptr<BatchRunner>> instance_runners_;
   std::vector<std::jthread> threads_;
+  std::unique_ptr<LaneGroup> lanes_;  // where the runner launches; then there are no others
   ServableStats stats_;
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "device/device.h"
 #include "memory/buffer.h"
 #include "tensor/signature.h"
 #include "tensor/tensor_view.h"
@@ -34,14 +35,75 @@ class Executor {
                      std::span<OutputTensor> outputs) = 0;
 };
 
-// A loaded model: weights once, any number of executors. Thread-safe.
+// One request's part of one input of a batch.
+struct InputPart {
+  TensorView view;
+  // In page-locked host memory: a device reads it where it lies.
+  bool pinned = false;
+};
+
+// A batch on its way to a device: what each of `requests` brings, input by input in the signature's
+// order. One request is the batch as it is; of several the rows follow each other.
+struct LaunchedBatch {
+  std::span<const InputPart> parts;
+  std::size_t requests = 1;
+  std::int64_t rows = 0;  // the batch size where the signature is batched, else 0
+
+  std::span<const InputPart> input(std::size_t i) const {
+    return parts.subspan(i * requests, requests);
+  }
+  // The input as one tensor of all rows, without its data.
+  TensorView outline(std::size_t i) const {
+    TensorView view = input(i).front().view;
+    if (requests == 1) return view;
+    view.shape[0] = rows;
+    view.bytes = 0;
+    for (const InputPart& part : input(i)) view.bytes += part.view.bytes;
+    return view;
+  }
+};
+
+// Runs batches on a device that works by itself. A lane holds what one batch needs there from its
+// launch to its outputs; while one computes, the next goes up and the last comes down.
+class LaneExecutor {
+ public:
+  virtual ~LaneExecutor() = default;
+  virtual int lanes() const = 0;
+  // Launching thread. Queues everything that the batch needs and returns without waiting for the
+  // device. The parts must stay where they are until wait() has returned. On an error, with the
+  // meanings of Executor::run, nothing is read any more and the lane is free.
+  virtual Status launch(int lane, const LaunchedBatch& batch) = 0;
+  // Completing thread, lanes in the order of their launches. Returns when the outputs (one per
+  // output of the signature) are in host memory and theirs alone; the lane is free then, also after
+  // an error.
+  virtual Status wait(int lane, std::span<OutputTensor> outputs) = 0;
+  // Any thread. The device has failed for good: nothing launched from now on will be answered.
+  virtual bool broken() const = 0;
+};
+
+struct LaneOptions {
+  int lanes = 2;
+  // Ascending numbers of rows that a batch may be filled up to, where that makes it faster.
+  std::vector<std::int64_t> row_buckets;
+};
+
+// A loaded model: weights once per device, any number of executors. Thread-safe.
 class Runner {
  public:
   virtual ~Runner() = default;
   virtual const Signature& signature() const = 0;
   // The runtime and the model, as `platform` names it in metadata ("onnxruntime_onnx").
   virtual std::string_view platform() const = 0;
+  // The devices that batches are launched on. None: they run on the calling thread.
+  virtual std::span<const DeviceId> devices() const { return {}; }
+  // Where there are no devices.
   virtual Result<std::unique_ptr<Executor>> create_executor() = 0;
+  // For the device of that place in devices(). Belongs to one launching and one completing thread.
+  virtual Result<std::unique_ptr<LaneExecutor>> create_lanes(std::size_t device,
+                                                             const LaneOptions& options) {
+    (void)device, (void)options;
+    return internal_error("this runtime launches nothing");
+  }
 };
 
 }  // namespace servolley

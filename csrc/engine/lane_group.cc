@@ -1,0 +1,253 @@
+#include "engine/lane_group.h"
+
+#include <exception>
+#include <string>
+#include <utility>
+
+namespace servolley::engine {
+namespace {
+
+// Whatever a runtime throws becomes INTERNAL for that batch.
+template <class Call>
+Status guarded(Call&& call) {
+  try {
+    return call();
+  } catch (const std::exception& error) {
+    return internal_error(std::string("the runtime failed: ") + error.what());
+  } catch (...) {
+    return internal_error("the runtime failed");
+  }
+}
+
+}  // namespace
+
+LaneGroup::LaneGroup(const LaneContext& context) : context_(context) {}
+
+LaneGroup::~LaneGroup() { stop(); }
+
+Status LaneGroup::create(Runner& runner, const LaneOptions& options) {
+  for (std::size_t i = 0; i < runner.devices().size(); ++i) {
+    auto executor = runner.create_lanes(i, options);
+    if (!executor) return std::move(executor).error();
+    auto instance = std::make_unique<Instance>();
+    instance->index = i;
+    instance->executor = std::move(*executor);
+    const auto lanes = static_cast<std::size_t>(instance->executor->lanes());
+    for (std::size_t lane = lanes; lane > 0; --lane) {
+      instance->free_lanes.push_back(static_cast<int>(lane - 1));
+    }
+    instance->launched.reserve(lanes);
+    placement_.add(instance->executor->lanes());
+    instances_.push_back(std::move(instance));
+  }
+  return {};
+}
+
+Status LaneGroup::start(const WarmUp& warm_up) {
+  for (auto& instance : instances_) {
+    Instance& self = *instance;
+    self.launcher = std::jthread([this, &self, &warm_up] {
+      Status status = guarded([&] { return warm_up(*self.executor); });
+      {
+        const std::lock_guard lock(context_.mutex);
+        self.warm = std::move(status);
+        warmed_.notify_all();
+      }
+      launch_main(self);
+    });
+    self.completer = std::jthread([this, &self] { complete_main(self); });
+  }
+  std::unique_lock lock(context_.mutex);
+  Status first;
+  for (auto& instance : instances_) {
+    warmed_.wait(lock, [&] { return instance->warm.has_value(); });
+    if (first.ok()) first = *instance->warm;
+  }
+  return first;
+}
+
+void LaneGroup::stop() {
+  {
+    const std::lock_guard lock(context_.mutex);
+    stopping_ = true;
+    for (auto& instance : instances_) instance->work.notify_all();
+  }
+  for (auto& instance : instances_) {
+    if (instance->launcher.joinable()) instance->launcher.join();
+    {
+      const std::lock_guard lock(instance->launched_mutex);
+      instance->launched_all = true;
+    }
+    instance->launched_more.notify_all();
+    if (instance->completer.joinable()) instance->completer.join();
+    instance->executor.reset();
+  }
+}
+
+void LaneGroup::wake() {
+  const auto next = placement_.next();
+  if (next && instances_[*next]->asleep) instances_[*next]->work.notify_one();
+}
+
+bool LaneGroup::take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired) {
+  std::unique_lock lock(context_.mutex);
+  for (;;) {
+    TimePoint ready = kNever;
+    if (!self.free_lanes.empty()) {
+      if (!self.again.empty()) {
+        self.spare = std::exchange(batch, std::move(self.again.back()));
+        self.again.pop_back();
+      } else if (placement_.next() == self.index) {
+        batch->taken = Clock::now();
+        context_.queue.take(batch->taken, batch->items, expired.items);
+        ready = context_.queue.next_ready(batch->taken);
+      }
+    }
+    if (!batch->items.empty()) {
+      batch->placed_rows = 0;
+      for (const batching::Item* item : batch->items) batch->placed_rows += item->rows;
+      batch->lane = self.free_lanes.back();
+      self.free_lanes.pop_back();
+      placement_.launched(self.index, batch->placed_rows);
+      if (context_.queue.size() > 0) wake();
+      return true;
+    }
+    if (!expired.items.empty()) return true;
+    if (stopping_) return false;
+    self.asleep = true;
+    if (ready == kNever) {
+      self.work.wait(lock);
+    } else {
+      self.work.wait_until(lock, ready);
+    }
+    self.asleep = false;
+  }
+}
+
+void LaneGroup::launch_main(Instance& self) {
+  std::unique_ptr<Batch> batch;
+  std::unique_ptr<Batch> expired;
+  for (;;) {
+    if (!batch) batch = self.spare ? std::move(self.spare) : context_.batches.acquire();
+    if (!expired) expired = context_.batches.acquire();
+    if (!take(self, batch, *expired)) return;
+    refuse_expired(expired, context_.completions);
+    if (!batch->items.empty()) launch(self, std::exchange(batch, nullptr));
+  }
+}
+
+void LaneGroup::launch(Instance& self, std::unique_ptr<Batch> batch) {
+  drop_cancelled(*batch, context_.batches, context_.completions);
+  if (batch->items.empty()) {
+    free_lane(self, *batch);
+    context_.batches.release(std::move(batch));
+    return;
+  }
+  Status status = guarded([&] { return queue_up(self, *batch); });
+  batch->inputs_ready = Clock::now();
+  if (!status.ok()) {
+    free_lane(self, *batch);
+    fail(self, std::move(batch), std::move(status));
+    return;
+  }
+  {
+    const std::lock_guard lock(self.launched_mutex);
+    self.launched.push_back(std::move(batch));
+  }
+  self.launched_more.notify_one();
+}
+
+Status LaneGroup::queue_up(Instance& self, Batch& batch) {
+  batch.number_rows();
+  self.parts.clear();
+  for (std::size_t input = 0; input < context_.signature.inputs.size(); ++input) {
+    for (std::size_t i = 0; i < batch.items.size(); ++i) {
+      const Request& request = batch.request(i);
+      const codec::InputTensor& tensor = request.infer.inputs[input];
+      const Buffer& owner = tensor.owner ? tensor.owner : request.body;
+      self.parts.push_back({.view = tensor.view, .pinned = owner.pinned()});
+    }
+  }
+  const bool shared = context_.signature.batched && !batch.items.front()->alone;
+  return self.executor->launch(
+      batch.lane,
+      {.parts = self.parts, .requests = batch.items.size(), .rows = shared ? batch.rows : 0});
+}
+
+void LaneGroup::complete_main(Instance& self) {
+  for (;;) {
+    std::unique_ptr<Batch> batch;
+    {
+      std::unique_lock lock(self.launched_mutex);
+      self.launched_more.wait(lock, [&] { return !self.launched.empty() || self.launched_all; });
+      if (self.launched.empty()) return;
+      batch = std::move(self.launched.front());
+      self.launched.erase(self.launched.begin());
+    }
+    Status status = guarded([&] { return wait_for(self, *batch); });
+    batch->run_end = Clock::now();
+    free_lane(self, *batch);  // first: the device must not wait for what is done here
+    if (status.ok() && batch->items.size() > 1) status = index_outputs(context_.signature, *batch);
+    if (!status.ok()) {
+      fail(self, std::move(batch), std::move(status));
+      continue;
+    }
+    batch->executed = true;
+    context_.completions.finished(std::move(batch));
+  }
+}
+
+Status LaneGroup::wait_for(Instance& self, Batch& batch) {
+  batch.outputs.resize(context_.signature.outputs.size());
+  return self.executor->wait(batch.lane, batch.outputs);
+}
+
+void LaneGroup::free_lane(Instance& self, const Batch& batch) {
+  const std::lock_guard lock(context_.mutex);
+  self.free_lanes.push_back(batch.lane);
+  placement_.finished(self.index, batch.placed_rows);
+  if (!self.again.empty() && self.asleep) self.work.notify_one();
+  if (context_.queue.size() > 0) wake();
+}
+
+void LaneGroup::fail(Instance& self, std::unique_ptr<Batch> batch, Status status) {
+  batch->executed = false;
+  const bool lost = self.executor->broken();
+  if (lost || batch->items.size() == 1) {
+    batch->outputs.clear();
+    batch->status = std::move(status);
+    batch->failure = FailureReason::kBackend;
+    // First: whoever reads the answer and asks again is not told to wait for this device.
+    if (lost) lose(self);
+    context_.completions.finished(std::move(batch));
+    return;
+  }
+  auto half = split(*batch, context_.batches);
+  const std::lock_guard lock(context_.mutex);
+  self.again.push_back(std::move(batch));
+  self.again.push_back(std::move(half));
+  if (self.asleep) self.work.notify_one();
+}
+
+void LaneGroup::lose(Instance& self) {
+  auto stranded = context_.batches.acquire();
+  {
+    const std::lock_guard lock(context_.mutex);
+    placement_.retire(self.index);
+    if (placement_.none_left()) {
+      broken_.store(true, std::memory_order_release);
+      context_.queue.expire(kNever, stranded->items);  // everything
+    } else if (context_.queue.size() > 0) {
+      wake();
+    }
+  }
+  if (stranded->items.empty()) {
+    context_.batches.release(std::move(stranded));
+    return;
+  }
+  stranded->status = unavailable("the device that this model runs on has failed");
+  stranded->failure = FailureReason::kBackend;
+  context_.completions.finished(std::move(stranded));
+}
+
+}  // namespace servolley::engine

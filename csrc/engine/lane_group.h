@@ -1,0 +1,100 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "batching/placement.h"
+#include "batching/queue.h"
+#include "engine/batch.h"
+#include "runtime/runner.h"
+
+namespace servolley::engine {
+
+// What a servable shares with whoever launches its batches.
+struct LaneContext {
+  const Signature& signature;
+  BatchPool& batches;
+  BatchSink& completions;  // thread-safe
+  std::mutex& mutex;       // of the queue, and of everything here that is guarded
+  batching::Queue& queue;
+};
+
+// The instances of a servable whose runner launches: one for each device, with a thread that
+// launches whatever may run together into every lane that is free, and a thread that waits for the
+// device and hands on what has come down. While all lanes are taken requests gather in the queue.
+class LaneGroup {
+ public:
+  explicit LaneGroup(const LaneContext& context);
+  ~LaneGroup();
+  LaneGroup(const LaneGroup&) = delete;
+  LaneGroup& operator=(const LaneGroup&) = delete;
+
+  // Makes an executor for each of the runner's devices.
+  Status create(Runner& runner, const LaneOptions& options);
+  // Starts the threads. Each launching thread calls `warm_up` first: what a runtime keeps per
+  // thread has to be warmed where it is used. Returns when all have; the first error, if there is
+  // one.
+  using WarmUp = std::function<Status(LaneExecutor&)>;
+  Status start(const WarmUp& warm_up);
+  // Joins the threads and frees the executors. Nothing may be waiting or launched any more.
+  void stop();
+
+  // Under the mutex: wakes whoever should look at the queue, if he sleeps.
+  void wake();
+  // Every device has failed. What was admitted has been answered, nothing more may be. Any thread;
+  // under the mutex it stays what it is.
+  bool broken() const { return broken_.load(std::memory_order_acquire); }
+
+ private:
+  struct Instance {
+    std::size_t index = 0;
+    std::unique_ptr<LaneExecutor> executor;
+
+    // Guarded by the queue's mutex.
+    std::condition_variable work;
+    bool asleep = false;
+    std::vector<int> free_lanes;
+    std::vector<std::unique_ptr<Batch>> again;  // halves of batches that have failed
+    std::optional<Status> warm;                 // how the warm-up went, once it is over
+
+    // From the launching thread to the completing one.
+    std::mutex launched_mutex;
+    std::condition_variable launched_more;
+    std::vector<std::unique_ptr<Batch>> launched;  // in order; never longer than there are lanes
+    bool launched_all = false;
+
+    // The launching thread's.
+    std::unique_ptr<Batch> spare;
+    std::vector<InputPart> parts;
+
+    std::jthread launcher;
+    std::jthread completer;
+  };
+
+  void launch_main(Instance& self);
+  void complete_main(Instance& self);
+  // Waits for work and a lane to put it in. False when it is time to go.
+  bool take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired);
+  void launch(Instance& self, std::unique_ptr<Batch> batch);
+  Status queue_up(Instance& self, Batch& batch);
+  Status wait_for(Instance& self, Batch& batch);
+  void free_lane(Instance& self, const Batch& batch);
+  void fail(Instance& self, std::unique_ptr<Batch> batch, Status status);
+  // The instance's device has failed for good.
+  void lose(Instance& self);
+
+  const LaneContext context_;
+  std::vector<std::unique_ptr<Instance>> instances_;
+  batching::Placement placement_;  // guarded
+  std::condition_variable warmed_;
+  bool stopping_ = false;  // guarded
+  std::atomic<bool> broken_{false};
+};
+
+}  // namespace servolley::engine
