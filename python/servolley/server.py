@@ -29,6 +29,7 @@ from servolley.ort_library import find_ort_library
 from servolley.repository.discovery import Poller
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
+from servolley.repository.inotify import FolderWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +259,8 @@ class Server:
     def _poll(self) -> None:
         repository = self._settings.repository
         if repository.control_mode == "poll" and repository.poll_interval_s > 0:
-            poller = Poller(self._source, self._found, repository.poll_interval_s, self._manager.apply)
+            watch = FolderWatch.open(self._source.folders) if repository.watch else None
+            poller = Poller(self._source, self._found, repository.poll_interval_s, self._manager.apply, watch)
             self._polling = asyncio.create_task(poller.run())
 
     def _wanted_at_start(self) -> "dict[str, ModelOnDisk]":

@@ -90,6 +90,9 @@ class Looks:
             raise look
         return look
 
+    def folders(self) -> list[tuple[Path, int]]:
+        return []
+
 
 async def test_a_poller_tells_changes_only_and_outlives_what_it_cannot_see() -> None:
     told: list[Models] = []

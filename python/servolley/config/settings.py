@@ -22,6 +22,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         "none": the same without looking again. "explicit": models are loaded and unloaded by the repository
         API, at start only those that load_models names ("*": all).
     model_config_file: TensorFlow Serving's list of models, instead of path; read again every
+    watch: between the looks the kernel tells of changes, where the file system is a local one (inotify).
         model_config_poll_interval_s (0 = never).
     exit_on_error: a model that cannot be loaded at start ends the server with exit code 1.
     strict_readiness: ready only while every model of the start, and every one that has been available since,
@@ -36,6 +37,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     control_mode: Literal["poll", "explicit", "none"] = "poll"
     poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
     load_models: list[str] = []
+    watch: bool = True
     model_config_file: str | None = None
     model_config_poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     exit_on_error: bool = False

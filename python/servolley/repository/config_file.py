@@ -59,6 +59,10 @@ class ConfigFile:
             )
         return models
 
+    def folders(self) -> list[tuple[Path, int]]:
+        """Where it looks, apart from the file itself."""
+        return [(Path(each.base_path), 5) for each in self._served or ()]
+
     def _read(self) -> None:
         stamp = stamp_of_file(self._path)
         if self._served is not None and stamp == self._stamp:

@@ -6,11 +6,17 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
+from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import ModelOnDisk, RepositoryError
 
 _log = logging.getLogger(__name__)
+
+_SWARM_S = 0.05  # how long to wait for what comes with a change
+_SETTLE_S = 1.0  # between the two looks that have to find the same, where the kernel tells of changes
+_REST = 4.0  # a look that takes long is followed by a pause so many times as long
 
 Models = Mapping[str, ModelOnDisk]
 
@@ -19,6 +25,10 @@ class Source(Protocol):
     """Something that can be looked at. Blocking; RepositoryError: there is nothing to be seen at all."""
 
     def look(self) -> dict[str, ModelOnDisk]: ...
+
+    def folders(self) -> list[tuple[Path, int]]:
+        """Where it looks: folders, each with how deep."""
+        ...
 
 
 def settled(known: Models, before: Models, now: Models) -> dict[str, ModelOnDisk]:
@@ -63,28 +73,77 @@ def _config(model: ModelOnDisk) -> tuple[object, ...]:
 
 
 class Poller:
-    """Looks every ``interval_s``, and says what holds whenever that has changed."""
+    """Looks every ``interval_s``, and says what holds whenever that has changed.
+
+    ``watch``: says that there is something to be seen; then the look is at once. ``nudge``: the same from
+    whoever knows.
+    """
 
     def __init__(
-        self, source: Source, first: Models, interval_s: float, changed: Callable[[Models], None]
+        self,
+        source: Source,
+        first: Models,
+        interval_s: float,
+        changed: Callable[[Models], None],
+        watch: FolderWatch | None = None,
     ) -> None:
         self._source = source
         self._known: Models = first
         self._before: Models = first
         self._interval_s = interval_s
         self._changed = changed
+        self._watch = watch
+        self._nudged = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="poll")
         self._blind = False
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        loop = asyncio.get_running_loop()
+        loop, watch = asyncio.get_running_loop(), self._watch
+        earliest = loop.time()
+        latest = earliest if watch is not None else earliest + self._interval_s
         try:
             while True:
-                await asyncio.sleep(self._interval_s)
+                nudged = await self._wait(earliest, latest)
+                before, began = self._before, loop.time()
+                if watch is not None and (nudged or not watch.complete):
+                    await loop.run_in_executor(self._thread, watch.refresh)
+                    loop.add_reader(watch.fileno(), self._on_change, loop, watch)
                 self.take(await loop.run_in_executor(self._thread, self._look))
+                now = loop.time()
+                earliest, latest = now + _REST * (now - began), now + self._interval_s
+                if self._before != before:
+                    # It has to be found the same a second time, and not sooner than a copy could move on.
+                    settled_s = min(self._interval_s, _SETTLE_S)
+                    earliest = max(earliest, now + settled_s)
+                    latest = now + settled_s if watch is not None else latest
         finally:
+            if watch is not None:
+                loop.remove_reader(watch.fileno())
+                self._thread.submit(watch.close)  # behind a look that is under way
             self._thread.shutdown(wait=False)
+
+    def nudge(self) -> None:
+        """There is something to be seen."""
+        self._nudged.set()
+
+    async def _wait(self, earliest: float, latest: float) -> bool:
+        """Until ``latest``, or after a nudge, but not before ``earliest``. Whether there was a nudge."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(latest):
+                await self._nudged.wait()
+        except TimeoutError:
+            return False
+        # Changes come in swarms.
+        await asyncio.sleep(min(max(_SWARM_S, earliest - loop.time()), self._interval_s))
+        self._nudged.clear()
+        return True
+
+    def _on_change(self, loop: asyncio.AbstractEventLoop, watch: FolderWatch) -> None:
+        # Not again before the next look, however much happens: it sees everything.
+        loop.remove_reader(watch.fileno())
+        self._nudged.set()
 
     def take(self, look: Models | None) -> None:
         """One look's result; None if nothing could be seen, which changes nothing."""

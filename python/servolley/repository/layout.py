@@ -21,6 +21,7 @@ CONFIG_FILE = "model.toml"
 TRITON_CONFIG_FILE = "config.pbtxt"  # read where there is no model.toml
 # Whoever copies a version into place may end with this file: then it is loaded at the first look.
 COMPLETE_MARKER = ".complete"
+_DEEPEST_FOLDER = 6  # below a repository: a model, a version, folders in it
 _LARGEST_LABEL_FILE_BYTES = 64 << 20
 
 # What a path that is served may be.
@@ -93,6 +94,10 @@ class Scanner:
         if models:
             self._kind = kind
         return models
+
+    def folders(self) -> list[tuple[Path, int]]:
+        """Where it looks: the folder, and how deep."""
+        return [(self._path.parent, 0)] if self._path.is_file() else [(self._path, _DEEPEST_FOLDER)]
 
     def look_at(self, name: str) -> ModelOnDisk | None:
         """One model of a repository; None if there is none of that name. Raises RepositoryError."""
