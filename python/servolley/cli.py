@@ -19,6 +19,10 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         return 0
     if parsed.command == "serve":
         return _serve(parsed)
+    if parsed.command == "models":
+        from servolley.client import models
+
+        return models.run(parsed)
     build_parser().print_help(sys.stderr)
     return 2
 
@@ -30,7 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_serve(commands)
+    _add_models(commands)
     return parser
+
+
+def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from servolley.client.arguments import add_arguments
+
+    add_arguments(commands.add_parser("models", help="ask or change a running server"))
 
 
 # A flag that stands for itself or takes a value, as each of the servers has them.
@@ -77,6 +88,16 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add("--unix-socket", "--grpc_socket_path", metavar="PATH", help="listen on a UNIX socket as well")
     add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
+    add(
+        "--admin-listen",
+        metavar="ADDRESS",
+        help="HOST:PORT or unix:PATH: take calls that change the server there, and nowhere else",
+    )
+    add(
+        "--admin-token-file",
+        metavar="FILE",
+        help="such calls must have its content as a bearer token; SIGHUP reads it again (none)",
+    )
     add("--tls-cert", metavar="FILE", help="PEM certificate chain: every TCP port speaks TLS (none)")
     add("--tls-key", metavar="FILE", help="its PEM key; SIGHUP reads both again")
     add("--tls-client-ca", metavar="FILE", help="require client certificates that these CAs issued (none)")
@@ -185,6 +206,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "reuse_port": _is_on(parsed.reuse_port),
             "max_connections": parsed.max_connections,
         },
+        "admin": {"listen": parsed.admin_listen, "token_file": parsed.admin_token_file},
         "tls": {"cert": parsed.tls_cert, "key": parsed.tls_key, "client_ca": parsed.tls_client_ca},
         "limits": {
             "max_body_size": parsed.max_body_size,

@@ -15,25 +15,25 @@ from servolley import _core
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
+from servolley.front.entrances import Entrances
 from servolley.front.example_calls import ExampleCalls
+from servolley.front.gate import AdminError, AdminToken
 from servolley.front.grpc.services import GrpcServices, built_messages
 from servolley.front.inner import InnerCalls
+from servolley.front.label_routes import LabelRoutes
 from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
 from servolley.front.shared_memory import SharedMemory
 from servolley.front.tfs_routes import TfsRoutes
-from servolley.front.transport import HttpProtocol
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.ort_library import find_ort_library
 from servolley.repository.discovery import Poller
+from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
-from servolley.repository.inotify import FolderWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from servolley.config.model import ModelConfig
     from servolley.config.settings import Repository as RepositorySettings
     from servolley.config.settings import ServerSettings
@@ -141,8 +141,9 @@ class Server:
         self._found = found
         self._wanted = self._wanted_at_start()
         self._polling: asyncio.Task[None] | None = None
-        self._listeners: list[listeners.Listener] = []
         self._tls: TlsDoor | None = None
+        self._token: AdminToken | None = None
+        self._rereading: set[asyncio.Future[None]] = set()
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -171,13 +172,21 @@ class Server:
             self._context, built_messages, self._settings.limits.request_timeout_ms * 1000
         )
         self._grpc = GrpcServices(self._context, loop)
+        self._doors = self._entrances()
         self._driver.start()
         try:
             self._tls = self._open_tls()
-            await self._listen()
+            self._token = self._read_token()
+            if self._tls is not None or self._token is not None:
+                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            # Before any model is loaded: live at once, ready when they are.
+            await self._doors.open(self._tls, self._token)
         except OSError as error:
             await self._shut_down(drain_timeout_s=0)
             raise StartError(f"cannot listen: {error.strerror or error}") from error
+        except AdminError as error:
+            await self._shut_down(drain_timeout_s=0)
+            raise StartError(str(error)) from error
         except StartError:
             await self._shut_down(drain_timeout_s=0)
             raise
@@ -189,52 +198,23 @@ class Server:
         await self._shut_down(self._settings.limits.drain_timeout_s)
         return code
 
-    async def _listen(self) -> None:
-        """Before any model is loaded: live at once, ready when they are."""
-        http = self._settings.http
+    def _entrances(self) -> Entrances:
         metrics = MetricsRoutes(self._engine, self._manager, _core.__version__)
-        everything = Router()
+        everything, only_metrics = Router(), Router()
         OipRoutes(self._context).register(everything)
+        LabelRoutes(self._context).register(everything)
         TfsRoutes(self._context).register(everything)
-        metrics.register(everything)
-        driver, backlog, find_method = self._driver, http.backlog, self._grpc.find
+        for router in (everything, only_metrics):
+            metrics.register(router)
+        return Entrances(self._settings, self._driver, everything, only_metrics, self._grpc.find)
 
-        def connection() -> HttpProtocol:
-            return HttpProtocol(driver, everything, find_method)
-
-        def metrics_connection() -> HttpProtocol:
-            return HttpProtocol(driver, only_metrics, control_only=True)
-
-        only_metrics = Router()
-        metrics.register(only_metrics)
-        main = await self._listen_tcp(connection, http.port, "http")
-        self._add_listener(main, "listening on %s")
-        if http.port == 0 and not _log.isEnabledFor(logging.INFO):
-            print(main.address, flush=True)  # whoever left the choice to us must learn it
-        if http.grpc_port is not None:
-            grpc = await self._listen_tcp(connection, http.grpc_port, "grpc")
-            self._add_listener(grpc, "listening on %s")
-        if http.unix_socket is not None:
-            local = await listeners.listen_unix(connection, http.unix_socket, backlog=backlog)
-            self._add_listener(local, "listening on %s")
-        if http.metrics_port is not None:
-            second = await self._listen_tcp(metrics_connection, http.metrics_port, "http")
-            self._add_listener(second, "metrics on %s/metrics")
-
-    async def _listen_tcp(
-        self, connection: "Callable[[], HttpProtocol]", port: int, scheme: str
-    ) -> listeners.Listener:
-        http = self._settings.http
-        factory: listeners.ProtocolFactory = connection
-        if self._tls is not None:
-            factory = self._tls.behind(connection, grpc_first=scheme == "grpc")
-            scheme += "s"
-        return await listeners.listen_tcp(
-            factory, http.host, port, backlog=http.backlog, reuse_port=http.reuse_port, scheme=scheme
-        )
+    def _read_token(self) -> AdminToken | None:
+        """Raises AdminError."""
+        file = self._settings.admin.token_file
+        return None if file is None else AdminToken(Path(file))
 
     def _open_tls(self) -> "TlsDoor | None":
-        """The certificates, if there are to be any; from then on SIGHUP reads them again."""
+        """The certificates, if there are to be any."""
         tls = self._settings.tls
         if tls.cert is None or tls.key is None:
             return None
@@ -244,17 +224,11 @@ class Server:
 
         client_ca = None if tls.client_ca is None else Path(tls.client_ca)
         try:
-            door = TlsDoor(
+            return TlsDoor(
                 self._driver, TlsFiles(Path(tls.cert), Path(tls.key), client_ca), tls.handshake_timeout_s
             )
         except TlsError as error:
             raise StartError(str(error)) from error
-        self._driver.loop.add_signal_handler(signal.SIGHUP, door.reload_soon)
-        return door
-
-    def _add_listener(self, listener: listeners.Listener, message: str) -> None:
-        self._listeners.append(listener)
-        _log.info(message, listener.address)
 
     def _poll(self) -> None:
         repository = self._settings.repository
@@ -313,6 +287,14 @@ class Server:
         _log.info("draining", extra={"fields": {"signal": number.name}})
         self._stop.set()
 
+    def _on_hangup(self) -> None:
+        """Certificates and token are read again, and used if they can be."""
+        if self._tls is not None:
+            self._tls.reload_soon()
+        if self._token is not None:
+            self._rereading.add(task := asyncio.ensure_future(self._token.read_again()))
+            task.add_done_callback(self._rereading.discard)
+
     async def _shut_down(self, drain_timeout_s: float) -> None:
         """Construction reversed."""
         loop = asyncio.get_running_loop()
@@ -321,8 +303,7 @@ class Server:
         if self._polling is not None:
             self._polling.cancel()
         self._context.control.close()
-        for listener in self._listeners:
-            listener.close()
+        self._doors.close()
         if self._tls is not None:
             await self._tls.close()
         self._grpc.tell_watchers()

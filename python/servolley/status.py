@@ -17,6 +17,7 @@ class Code(Enum):
     DEADLINE_EXCEEDED = ("DEADLINE_EXCEEDED", 504, 4)
     NOT_FOUND = ("NOT_FOUND", 404, 5)
     ALREADY_EXISTS = ("ALREADY_EXISTS", 409, 6)
+    PERMISSION_DENIED = ("PERMISSION_DENIED", 403, 7)
     FAILED_PRECONDITION = ("FAILED_PRECONDITION", 400, 9)
     ABORTED = ("ABORTED", 409, 10)
     RESOURCE_EXHAUSTED = ("RESOURCE_EXHAUSTED", 429, 8)
@@ -48,6 +49,10 @@ def invalid_argument(message: str) -> StatusError:
 
 def not_found(message: str) -> StatusError:
     return StatusError(Code.NOT_FOUND, message)
+
+
+def permission_denied(message: str) -> StatusError:
+    return StatusError(Code.PERMISSION_DENIED, message)
 
 
 def unavailable(message: str) -> StatusError:

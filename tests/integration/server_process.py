@@ -69,12 +69,17 @@ class Server:
     """A server on a free port of this machine; ``with`` kills it at the end if it still runs."""
 
     def __init__(
-        self, *arguments: str | Path, cwd: Path | None = None, tls: ssl.SSLContext | None = None
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        """``tls``: calls go over TLS, as this context says."""
+        """``tls``: calls go over TLS, as this context says. ``host``: what to listen on; calls go to
+        127.0.0.1."""
         self.tls = tls
         command = [sys.executable, "-m", "servolley", "serve", *map(str, arguments)]
-        command += ["--host", "127.0.0.1", "--port", "0"]
+        command += ["--host", host, "--port", "0"]
         # A user's shell has none of the interpreter settings of a test environment.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         self.started = time.monotonic()

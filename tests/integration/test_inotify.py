@@ -10,6 +10,7 @@ import pytest
 import models
 from integration.conftest import ServerFactory
 from integration.lifecycle import Askers, AskOverGrpc, AskOverHttp, await_states, put, repository, set_config
+from integration.server_process import Server
 from servolley.repository.inotify import is_local
 
 pytestmark = pytest.mark.skipif(not is_local(Path("/tmp")), reason="/tmp is on no local file system")
@@ -31,11 +32,13 @@ def test_changes_are_noticed_at_once(serve: ServerFactory, tmp_path: Path) -> No
         await_states(server, {2: "AVAILABLE"})
 
 
+def watches(server: Server) -> bool:
+    descriptors = Path(f"/proc/{server.pid}/fd").iterdir()
+    return any("inotify" in str(each.readlink()) for each in descriptors if each.is_symlink())
+
+
 def test_it_can_be_switched_off(serve: ServerFactory, tmp_path: Path) -> None:
     root = repository(tmp_path / "r", 1)
-    server = serve(root, *HOURLY, config="[repository]\nwatch = false\n")
-    descriptors = [Path(f"/proc/{server.pid}/fd/{fd.name}") for fd in Path(f"/proc/{server.pid}/fd").iterdir()]
-    assert not [fd for fd in descriptors if fd.is_symlink() and "inotify" in str(fd.readlink())]
-    watched = serve(root, *HOURLY)
-    descriptors = [Path(f"/proc/{watched.pid}/fd/{fd.name}") for fd in Path(f"/proc/{watched.pid}/fd").iterdir()]
-    assert [fd for fd in descriptors if fd.is_symlink() and "inotify" in str(fd.readlink())]
+    assert watches(serve(root, *HOURLY))
+    assert not watches(serve(root, *HOURLY, config="[repository]\nwatch = false\n"))
+    assert not watches(serve(root, "--poll-interval", "0"))

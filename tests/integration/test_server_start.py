@@ -63,7 +63,9 @@ def test_a_single_file(serve: ServerFactory, tmp_path: Path) -> None:
     file = models.save_model(tmp_path / "somewhere", models.half_plus_two())
     server = serve(file, "--name", "m")
     assert_right(server, "m")
-    assert server.get("/v2/models").json()["models"] == [{"name": "m", "versions": ["1"], "ready": True}]
+    assert server.get("/v2/models").json()["models"] == [
+        {"name": "m", "versions": ["1"], "ready": True, "labels": {}}
+    ]
     unnamed = serve(file)
     assert_right(unnamed, "model")
 

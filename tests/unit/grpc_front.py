@@ -67,7 +67,7 @@ class GrpcFront(Front):
         loop = cast("Any", self.timers)
         self.services = GrpcServices(self.context, loop)
         self.core = fake_core.Connection(self.engine)
-        self.calls = GrpcCalls(cast("Any", self.core), self.services.find, loop, lambda _: None)
+        self.calls = GrpcCalls(cast("Any", self.core), self.services.find, loop, lambda _: None, self.gate)
         self.exchange = -1
 
     def event(self, kind: int, exchange: int, target: str = "", body: bytes = b"") -> None:

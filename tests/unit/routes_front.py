@@ -13,6 +13,8 @@ from servolley.config.model import ModelConfig, Versions
 from servolley.config.settings import Repository
 from servolley.front.calls import Call, Reply, status_reply
 from servolley.front.context import ServerContext
+from servolley.front.gate import Gate
+from servolley.front.label_routes import LabelRoutes
 from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
@@ -34,8 +36,10 @@ class Front:
         engine = cast("Engine", self.engine)
         self.manager = Manager(engine, Repository(), asyncio.get_running_loop())
         self.context = ServerContext("1.2.3", self.manager)
+        self.gate = Gate()
         self.router = Router()
         OipRoutes(self.context).register(self.router)
+        LabelRoutes(self.context).register(self.router)
         TfsRoutes(self.context).register(self.router)
         MetricsRoutes(engine, self.manager, "1.2.3").register(self.router)
 
@@ -53,7 +57,7 @@ class Front:
         raw = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
         core = fake_core.ControlCall(1, method, target, list(headers.items()), raw)
         try:
-            answer = self.router.answer(Call.from_core(cast("Any", core)))
+            answer = self.router.answer(Call.from_core(cast("Any", core)), self.gate)
             return await answer if inspect.isawaitable(answer) else answer
         except StatusError as error:
             return status_reply(error)

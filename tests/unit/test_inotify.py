@@ -36,6 +36,10 @@ def said(watch: FolderWatch) -> bool:
     return bool(select.select([watch], [], [], 0)[0])
 
 
+def is_complete(watch: FolderWatch) -> bool:
+    return watch.complete
+
+
 @LOCAL
 def test_what_is_said(tmp_path: Path) -> None:
     put(tmp_path / "m" / "1" / "model.onnx")
@@ -55,17 +59,17 @@ def test_what_is_said(tmp_path: Path) -> None:
         change()
         assert said(watch), number
         watch.refresh()
-        assert watch.complete
+        assert is_complete(watch)
     (tmp_path / "n").unlink()
     watch.refresh()
     assert not said(watch)
     shutil.rmtree(tmp_path)
     assert said(watch)
     watch.refresh()
-    assert not watch.complete
+    assert not is_complete(watch)
     tmp_path.mkdir()
     watch.refresh()
-    assert watch.complete
+    assert is_complete(watch)
     put(tmp_path / "x")
     assert said(watch)
     watch.close()

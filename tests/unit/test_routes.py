@@ -137,8 +137,8 @@ async def test_server_metadata(front: Front) -> None:
 async def test_model_list(front: Front) -> None:
     assert await front.get("/v2/models") == {
         "models": [
-            {"name": "m", "versions": ["1", "3"], "ready": True},
-            {"name": "bad", "versions": [], "ready": False},
+            {"name": "m", "versions": ["1", "3"], "ready": True, "labels": {"stable": 1}},
+            {"name": "bad", "versions": [], "ready": False, "labels": {}},
         ]
     }
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from servolley.config.addresses import parse_address
 from servolley.config.sizes import ByteSize
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -21,8 +22,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     control_mode: "poll": what lies on disk is served, and looked at again every poll_interval_s (0 = never).
         "none": the same without looking again. "explicit": models are loaded and unloaded by the repository
         API, at start only those that load_models names ("*": all).
-    model_config_file: TensorFlow Serving's list of models, instead of path; read again every
     watch: between the looks the kernel tells of changes, where the file system is a local one (inotify).
+    model_config_file: TensorFlow Serving's list of models, instead of path; read again every
         model_config_poll_interval_s (0 = never).
     exit_on_error: a model that cannot be loaded at start ends the server with exit code 1.
     strict_readiness: ready only while every model of the start, and every one that has been available since,
@@ -36,8 +37,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     name: str | None = None
     control_mode: Literal["poll", "explicit", "none"] = "poll"
     poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
-    load_models: list[str] = []
     watch: bool = True
+    load_models: list[str] = []
     model_config_file: str | None = None
     model_config_poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     exit_on_error: bool = False
@@ -71,6 +72,23 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reuse_port: bool = False
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 2048
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+
+
+class Admin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[admin]: who may load and unload models, move labels and traffic, and change settings.
+
+    listen: "HOST:PORT" or "unix:PATH", where such calls are then taken and nowhere else. Absent: they are
+        taken at every address.
+    token_file: a file with a word that such calls must show. Absent: nobody needs one at loopback addresses
+        and UNIX sockets, and nobody is heard at others. SIGHUP reads the file again.
+    """
+
+    listen: Annotated[str, Meta(min_length=1)] | None = None
+    token_file: Annotated[str, Meta(min_length=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.listen is not None:
+            parse_address(self.listen)
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,6 +170,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     repository: Repository = Repository()
     http: Http = Http()
+    admin: Admin = Admin()
     tls: Tls = Tls()
     limits: Limits = Limits()
     shared_memory: SharedMemory = SharedMemory()

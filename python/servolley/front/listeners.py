@@ -1,7 +1,8 @@
-"""Listening sockets: TCP and UNIX, and how many connections the process can hold."""
+"""Listening sockets: TCP and UNIX, who reaches them, and how many connections the process can hold."""
 
 import asyncio
 import contextlib
+import ipaddress
 import resource
 import socket
 import stat
@@ -35,14 +36,30 @@ class Listener:
 
 
 async def listen_tcp(
-    factory: ProtocolFactory, host: str, port: int, *, backlog: int, reuse_port: bool, scheme: str
+    factory: ProtocolFactory,
+    host: str,
+    port: int,
+    *,
+    backlog: int,
+    reuse_port: bool,
+    scheme: str,
+    bound: Callable[[bool], None] = lambda _: None,
 ) -> Listener:
-    """``scheme``: only for people; every port takes both protocols. Raises OSError."""
+    """``scheme``: only for people; every port takes both protocols. ``bound``: told before the first
+    connection whether only this machine gets here. Raises OSError."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(factory, host, port, backlog=backlog, reuse_port=reuse_port or None)
-    bound = server.sockets[0].getsockname()[1]
+    server = await loop.create_server(
+        factory, host, port, backlog=backlog, reuse_port=reuse_port or None, start_serving=False
+    )
+    bound(all(_is_loopback(each.getsockname()[0]) for each in server.sockets))
+    await server.start_serving()
+    number = server.sockets[0].getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    return Listener(server, f"{scheme}://{shown}:{bound}", port=bound)
+    return Listener(server, f"{scheme}://{shown}:{number}", port=number)
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 async def listen_unix(factory: ProtocolFactory, path: str, *, backlog: int) -> Listener:

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 from servolley.front import oip_answers as oip
 from servolley.front.calls import Call, Reply, error_reply, json_reply
 from servolley.front.context import ServerContext
+from servolley.front.gate import Access
 from servolley.front.router import Router
 from servolley.front.shared_memory import may_register, registered
 from servolley.status import invalid_argument
@@ -34,11 +35,16 @@ class OipRoutes:
         router.add(_MODEL + _VERSION + "/stats", {"GET": self.model_statistics})
         # The core answers POST itself; what comes here has the wrong verb.
         router.add(_MODEL + _VERSION + "/infer", {"POST": self.not_reached})
-        router.add(_REPOSITORY + "/index", {"POST": self.index})
-        router.add(_REPOSITORY + r"/models/(?P<model>[^/]+)/load", {"POST": self.load})
-        router.add(_REPOSITORY + r"/models/(?P<model>[^/]+)/unload", {"POST": self.unload})
+        self._register_repository(router)
         self._register_shared_memory(router)
         self._register_unbuilt(router)
+
+    def _register_repository(self, router: Router) -> None:
+        """Whatever is below this path changes the server, or tells how."""
+        router.add(_REPOSITORY + "/index", {"POST": self.index}, access=Access.INSIGHT)
+        model = _REPOSITORY + r"/models/(?P<model>[^/]+)"
+        router.add(model + "/load", {"POST": self.load}, access=Access.ADMIN)
+        router.add(model + "/unload", {"POST": self.unload}, access=Access.ADMIN)
 
     def _register_shared_memory(self, router: Router) -> None:
         path = r"/v2/systemsharedmemory"
@@ -60,8 +66,13 @@ class OipRoutes:
         router.add(path + r"/region/[^/]+/register", change_memory)
         router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
         trace = refuse(oip.TRACE_SETTINGS)
-        router.add(r"/v2(?:/models/(?P<model>[^/]+))?/trace/setting", {"GET": trace, "POST": trace})
-        router.add(r"/v2/logging", {"GET": self.log_settings, "POST": refuse(oip.LOG_CHANGES)})
+        router.add(
+            r"/v2(?:/models/(?P<model>[^/]+))?/trace/setting",
+            {"GET": trace, "POST": trace},
+            access=Access.ADMIN,
+        )
+        logs = {"GET": self.log_settings, "POST": refuse(oip.LOG_CHANGES)}
+        router.add(r"/v2/logging", logs, access=Access.ADMIN)
         generate = {"POST": refuse("the generate extension")}
         router.add(_MODEL + _VERSION + r"/generate(?:_stream)?", generate)
 
@@ -82,6 +93,7 @@ class OipRoutes:
                         "name": model.name,
                         "versions": [str(version) for version in model.available()],
                         "ready": bool(model.available()),
+                        "labels": model.labels,
                     }
                     for model in self._context.manager.models.values()
                 ]

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from servolley.front.calls import Call, Reply, error_reply
+from servolley.front.gate import CLOSED, Access, Gate
 from servolley.repository.names import LARGEST_VERSION, valid_model_name
 from servolley.status import invalid_argument
 
@@ -21,6 +22,11 @@ class _Route:
     pattern: re.Pattern[str]
     handlers: dict[str, Handler]
     allow: str
+    access: Access
+
+    def access_of(self, method: str) -> Access:
+        """Reading what others may not change is no change."""
+        return Access.INSIGHT if self.access is Access.ADMIN and method == "GET" else self.access
 
 
 class Router:
@@ -30,21 +36,30 @@ class Router:
         self._routes: list[_Route] = []
         self._fallbacks: list[tuple[str, Handler]] = []
 
-    def add(self, pattern: str, handlers: dict[str, Handler], *, ignore_case: bool = False) -> None:
+    def add(
+        self,
+        pattern: str,
+        handlers: dict[str, Handler],
+        *,
+        ignore_case: bool = False,
+        access: Access = Access.OPEN,
+    ) -> None:
         """``pattern``: a regular expression for the whole path; its named groups become ``Call.params``.
 
         A group named ``model`` must be a model name, one named ``version`` a 64-bit number.
-        ``handlers``: verb -> handler; other verbs get 405 with Allow.
+        ``handlers``: verb -> handler; other verbs get 405 with Allow. ``access``: what their calls ask for;
+        the GETs of what is for administrators ask for insight.
         """
         flags = re.ASCII | (re.IGNORECASE if ignore_case else 0)
-        self._routes.append(_Route(re.compile(pattern, flags), handlers, ", ".join(sorted(handlers))))
+        allow = ", ".join(sorted(handlers))
+        self._routes.append(_Route(re.compile(pattern, flags), handlers, allow, access))
 
     def add_fallback(self, prefix: str, handler: Handler) -> None:
         """For paths that start with ``prefix`` (any letter case) and match no pattern."""
         self._fallbacks.append((prefix, handler))
 
-    def answer(self, call: Call) -> Answer:
-        """Raises StatusError for a path that names something impossible."""
+    def answer(self, call: Call, gate: Gate = CLOSED) -> Answer:
+        """Raises StatusError for a path that names something impossible, and for what ``gate`` refuses."""
         for route in self._routes:
             match = route.pattern.fullmatch(call.path)
             if match is None:
@@ -52,6 +67,7 @@ class Router:
             handler = route.handlers.get(call.method)
             if handler is None:
                 return error_reply(405, "Method Not Allowed", (("Allow", route.allow),))
+            gate.check(route.access_of(call.method), call.headers)
             groups = {name: text for name, text in match.groupdict().items() if text is not None}
             if groups:
                 return handler(replace(call, params=_checked(groups)))

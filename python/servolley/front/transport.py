@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from servolley._core import CALLS, CLOSE, HTTP, OUTPUT, PAUSE, RESUME, TICK, Connection
 from servolley.front.attention import merged
 from servolley.front.calls import Call, Reply, error_reply, status_reply
+from servolley.front.gate import CLOSED, Gate
 from servolley.front.grpc.calls import GrpcCalls
 from servolley.front.grpc.services import no_services
 from servolley.front.linger import close_gently
@@ -38,6 +39,7 @@ class HttpProtocol(asyncio.BaseProtocol):
         "_driver",
         "_eof",
         "_find_method",
+        "_gate",
         "_grpc",
         "_received",
         "_router",
@@ -55,10 +57,12 @@ class HttpProtocol(asyncio.BaseProtocol):
         driver: "Driver",
         router: "Router",
         find_method: "Find" = no_services,
+        gate: Gate = CLOSED,
         *,
         control_only: bool = False,
     ) -> None:
-        """``router`` answers HTTP calls, ``find_method`` knows the methods of gRPC's."""
+        """``router`` answers HTTP calls, ``find_method`` knows the methods of gRPC's; ``gate`` says who may
+        change the server by either."""
         core = Connection(driver.engine, control_only)
         core.owner = self
         self._core: Connection | None = core
@@ -66,6 +70,7 @@ class HttpProtocol(asyncio.BaseProtocol):
         self._driver = driver
         self._router = router
         self._find_method = find_method
+        self._gate = gate
         self._grpc: GrpcCalls | None = None  # made by the first gRPC call that is not hot
         self._transport: asyncio.Transport | None = None
         self._writing_paused = False
@@ -175,12 +180,12 @@ class HttpProtocol(asyncio.BaseProtocol):
     def _dispatch(self, core: Connection, call: "ControlCall") -> int:
         if call.kind != HTTP:
             if self._grpc is None:
-                self._grpc = GrpcCalls(core, self._find_method, self._driver.loop, self._act_late)
+                self._grpc = GrpcCalls(core, self._find_method, self._driver.loop, self._act_late, self._gate)
                 if self._driver.draining:
                     self._grpc.end_streams()
             return self._grpc.dispatch(call)
         try:
-            answer = self._router.answer(Call.from_core(call))
+            answer = self._router.answer(Call.from_core(call), self._gate)
         except StatusError as error:
             answer = status_reply(error)
         except Exception:

@@ -9,6 +9,7 @@ from typing import Any
 from servolley._core import Servable
 from servolley.config.settings import Repository as RepositorySettings
 from servolley.repository.content import Content, content_of
+from servolley.repository.labels import wanted_labels
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.loading import Loader, Loading, retry_delay_s
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
@@ -108,6 +109,10 @@ class Manager:
         model.aspired, model.failure, model.expected, model.kept = frozenset(), None, False, keep
         self._step(model)
 
+    def labels_moved(self, model: ModelRecord) -> None:
+        """``model.label_moves`` has changed."""
+        self._publish(model)
+
     async def settle(self, name: str) -> None:
         """Returns when what is wanted of the model is there or has failed. Later retries do not count."""
         while (model := self._models.get(name)) is not None:
@@ -142,6 +147,8 @@ class Manager:
             # What is loaded keeps serving under the configuration that it was loaded with.
             self._fail_model(model, Failure(Code.INVALID_ARGUMENT.canonical, on_disk.error))
             return
+        if on_disk.config.versions.labels != model.found.config.versions.labels:
+            model.label_moves.clear()
         model.found = on_disk
         model.aspired = aspired_versions(on_disk.config.versions, on_disk.versions.keys())
         if model.aspired:
@@ -293,7 +300,8 @@ class Manager:
 
     def _publish(self, model: ModelRecord) -> None:
         available = model.available()
-        model.labels = routable_labels(model.found.config.versions.labels, available, model.labels)
+        wanted = wanted_labels(model.found.config.versions.labels, model.label_moves)
+        model.labels = routable_labels(wanted, available, model.labels)
         self._engine.set_routes(model.name, available, model.default_version(), model.labels)
 
     def _forget(self, model: ModelRecord) -> None:

@@ -50,8 +50,8 @@ class ModelRecord:
     failure: why nothing of it can be loaded, or why what is on disk by now cannot be used.
     versions: the life of each version that counts. replacements: lives that are loading to take the place of
     one that is available; refused: version -> the failed replacement, whose content is not tried again.
-    labels: where each label leads. expected: the server is not ready without it. kept: stays known although
-    nothing of it is wanted.
+    labels: where each label leads; label_moves: where some were moved to at run time, see labels.py.
+    expected: the server is not ready without it. kept: stays known although nothing of it is wanted.
     """
 
     name: str
@@ -62,6 +62,7 @@ class ModelRecord:
     replacements: dict[int, VersionRecord] = field(default_factory=dict)
     refused: dict[int, VersionRecord] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
+    label_moves: dict[str, int | None] = field(default_factory=dict)
     expected: bool = False
     kept: bool = False
 

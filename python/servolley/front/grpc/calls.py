@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from servolley._core import GRPC_CANCEL, GRPC_HALF_CLOSE, GRPC_MESSAGE, GRPC_OPEN, PAUSE, RESUME
 from servolley.front.attention import merged
+from servolley.front.gate import CLOSED, Access, Gate
 from servolley.front.grpc.methods import Conversation, ServerStream, Unary
 from servolley.status import Code, StatusError, unavailable, unimplemented
 
@@ -27,10 +28,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Open:
-    """One call. ``waiting``: requests of a conversation that are not answered yet."""
+    """One call. ``headers``: kept where what a request asks for is in the request. ``waiting``: requests of a
+    conversation that are not answered yet."""
 
     target: str
     method: "Method"
+    headers: list[tuple[str, str]] | None = None
     has_message: bool = False
     half_closed: bool = False
     task: asyncio.Task[None] | None = None
@@ -48,11 +51,13 @@ class GrpcCalls:
         find: "Find",
         loop: asyncio.AbstractEventLoop,
         act: "Callable[[int], None]",
+        gate: Gate = CLOSED,
     ) -> None:
         self._core: Connection | None = core
         self._find = find
         self._loop = loop
         self._act = act
+        self._gate = gate
         self._open: dict[int, _Open] = {}
         # The client reads too slowly: the core takes no more input until it says RESUME.
         self._held = False
@@ -95,7 +100,7 @@ class GrpcCalls:
     def _take(self, event: "ControlCall") -> None:
         exchange, kind = event.exchange, event.kind
         if kind == GRPC_OPEN:
-            self._begin(exchange, event.target, event.timeout_us)
+            self._begin(exchange, event)
             return
         call = self._open.get(exchange)
         if call is None:
@@ -107,7 +112,8 @@ class GrpcCalls:
         elif kind == GRPC_MESSAGE:
             self._message(exchange, call, event.body)
 
-    def _begin(self, exchange: int, target: str, timeout_us: int | None) -> None:
+    def _begin(self, exchange: int, event: "ControlCall") -> None:
+        target, timeout_us = event.target, event.timeout_us
         try:
             method = self._find(target)
         except Exception:
@@ -119,10 +125,26 @@ class GrpcCalls:
             self._finish(exchange, _exiting())
         elif timeout_us == 0:
             self._finish(exchange, _too_late())
+        elif (refusal := self._refusal(method, event)) is not None:
+            self._finish(exchange, refusal)
         else:
             call = self._open[exchange] = _Open(target, method)
+            if isinstance(method, Unary) and not isinstance(method.access, Access):
+                call.headers = event.headers
             if timeout_us is not None:
                 call.timer = self._loop.call_later(timeout_us / 1e6, self._expire, exchange)
+
+    def _refusal(self, method: "Method", event: "ControlCall") -> StatusError | None:
+        """Before a message is taken in."""
+        if not isinstance(method, Unary) or not isinstance(method.access, Access):
+            return None
+        if method.access is Access.OPEN:
+            return None
+        try:
+            self._gate.check(method.access, event.headers)
+        except StatusError as error:
+            return error
+        return None
 
     def _expire(self, exchange: int) -> None:
         self._gather_and_act(lambda: self._finish(exchange, _too_late()))
@@ -150,6 +172,8 @@ class GrpcCalls:
             if isinstance(call.method, ServerStream):
                 call.stop = call.method.begin(request, _Stream(self, exchange))
                 return
+            if call.headers is not None and not isinstance(call.method.access, Access):
+                self._gate.check(call.method.access(request), call.headers)
             answer = call.method.answer(request)
         except StatusError as error:
             self._finish(exchange, error)

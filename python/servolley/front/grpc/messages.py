@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from servolley.front import grpc
+from servolley.front.gate import Access
 from servolley.front.grpc.methods import Read, Unary
 from servolley.status import invalid_argument
 
@@ -48,7 +49,12 @@ class Messages:
     def read(self, target: str) -> Read:
         return reader(GetMessageClass(self.method(target).input_type))
 
-    def unary(self, target: str, answer: "Callable[[Any], Document | Awaitable[Document]]") -> Unary:
+    def unary(
+        self,
+        target: str,
+        answer: "Callable[[Any], Document | Awaitable[Document]]",
+        access: "Access | Callable[[Any], Access]" = Access.OPEN,
+    ) -> Unary:
         """A method whose handler answers with a document: the response in protobuf's JSON form."""
         response = GetMessageClass(self.method(target).output_type)
 
@@ -63,7 +69,7 @@ class Messages:
             document = answer(request)
             return rendered(document) if isinstance(document, dict) else rendered_later(document)
 
-        return Unary(self.read(target), handler)
+        return Unary(self.read(target), handler, access)
 
 
 def reader(message: "type[Message]") -> Read:

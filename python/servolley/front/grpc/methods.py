@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from servolley.front.gate import Access
+
 Read = Callable[[bytes], Any]
 
 
@@ -16,10 +18,12 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """``answer``: the serialized response, at once or later; raises StatusError."""
+    """``answer``: the serialized response, at once or later; raises StatusError. ``access``: what its calls
+    ask for, or each request."""
 
     read: Read
     answer: Callable[[Any], bytes | Awaitable[bytes]]
+    access: Access | Callable[[Any], Access] = Access.OPEN
 
 
 @dataclass(frozen=True, slots=True)

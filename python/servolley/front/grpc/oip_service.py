@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 from servolley.front import oip_answers as oip
 from servolley.front.context import ServerContext
+from servolley.front.gate import Access
 from servolley.front.grpc.messages import Document, Messages
 from servolley.front.grpc.methods import Method
 from servolley.front.shared_memory import may_register, registered
@@ -12,6 +13,15 @@ from servolley.repository.names import LARGEST_VERSION, valid_model_name
 from servolley.status import invalid_argument
 
 SERVICE = "inference.GRPCInferenceService"
+
+# What is not for everybody who reaches the port.
+_ACCESS: dict[str, Any] = {
+    "RepositoryIndex": Access.INSIGHT,
+    "RepositoryModelLoad": Access.ADMIN,
+    "RepositoryModelUnload": Access.ADMIN,
+    "TraceSetting": lambda request: _to_settings(request),
+    "LogSettings": lambda request: _to_settings(request),
+}
 
 _DIGITS = re.compile(r"0*([0-9]{1,19})", re.ASCII)
 
@@ -42,8 +52,11 @@ class OipService:
         }
         for verb in ("Status", "Register", "Unregister"):
             handlers[f"CudaSharedMemory{verb}"] = _refusal(oip.CUDA_SHARED_MEMORY)
-        targets = {f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}
-        return {target: messages.unary(target, handler) for target, handler in targets.items()}
+        methods: dict[str, Method] = {}
+        for name, handler in handlers.items():
+            target = f"/{SERVICE}/{name}"
+            methods[target] = messages.unary(target, handler, _ACCESS.get(name, Access.OPEN))
+        return methods
 
     def server_live(self, _: Any) -> Document:
         return {"live": not self._context.draining}
@@ -103,6 +116,11 @@ def _refusal(what: str) -> Any:
         oip.refuse(what)
 
     return handler
+
+
+def _to_settings(request: Any) -> Access:
+    """Without settings the call only asks for them."""
+    return Access.ADMIN if request.settings else Access.INSIGHT
 
 
 def _which(request: Any) -> tuple[str, str | None]:

@@ -4,6 +4,7 @@ from typing import Any, NoReturn
 
 from servolley.front import tfs_answers as tfs
 from servolley.front.context import ServerContext
+from servolley.front.gate import Access
 from servolley.front.grpc.messages import Document, Messages
 from servolley.front.grpc.methods import Method, Unary
 from servolley.status import invalid_argument, unimplemented
@@ -25,8 +26,8 @@ class TfsService:
         handlers = {
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self.model_metadata,
             f"/{MODEL_SERVICE}/GetModelStatus": self.model_status,
-            f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self.no_reload,
         }
+        changes = {f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self.no_reload}
         calls = self._context.examples
         on_examples = (
             {}
@@ -39,6 +40,7 @@ class TfsService:
         )
         return {
             **{target: messages.unary(target, handler) for target, handler in handlers.items()},
+            **{target: messages.unary(target, handler, Access.ADMIN) for target, handler in changes.items()},
             # They read their messages themselves: these may be too large for the loop.
             **{target: Unary(lambda body: body, handler) for target, handler in on_examples.items()},
         }
