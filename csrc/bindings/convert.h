@@ -51,6 +51,8 @@ struct PyEngine {
   py::object take_attention();
 };
 
+void bind_traces(py::class_<PyEngine>& engine);
+
 // A connection as Python holds it; keeps its engine alive through pybind11's keep_alive.
 class BoundConnection final : public engine::Connection {
  public:

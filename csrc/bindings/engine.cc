@@ -241,6 +241,7 @@ void bind_engine(py::module_& module) {
   const engine::EngineOptions defaults;
   py::class_<PyEngine> engine(module, "Engine");
   bind_shared_memory(engine);
+  bind_traces(engine);
   engine
       // heavy
       .def(py::init(&make_engine), py::kw_only(), py::arg("ort_library"),

@@ -53,6 +53,7 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
   Connection* connection = request.connection;
   if (!connection) {
     count_failure(request, Code::kCancelled, FailureReason::kCanceled, now);
+    trace(request, &batch, Code::kCancelled, now);
     dispose(request);
     return;
   }
@@ -75,8 +76,14 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
     count_failure(request, status.code(), reason, now);
     session.fail(request, status, now);
   }
+  trace(request, &batch, status.code(), now);
   mark_dirty(*connection);
   dispose(request);
+}
+
+void Engine::trace(const Request& request, const Batch* batch, Code code, TimePoint answering) {
+  if (!request.traced) [[likely]] return;
+  tracer_.keep(request, batch, code, answering, Clock::now());
 }
 
 void Engine::count_success(const Batch& batch, const Request& request, TimePoint now) {

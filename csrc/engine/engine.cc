@@ -69,6 +69,9 @@ Result<Request*> Engine::begin(const HotRoute& route, TimePoint now) {
   request->servable = std::move(*servable);
   request->dialect = route.dialect;
   request->received = now;
+  if (tracer_.on()) [[unlikely]] {
+    request->traced = tracer_.sample(request->servable->name());
+  }
   return request;
 }
 
@@ -84,6 +87,7 @@ Status Engine::submit(Request& request, Connection& connection, Status status, T
         status.code() == Code::kUnavailable || status.code() == Code::kDeadlineExceeded;
     count_failure(request, status.code(),
                   rejected ? FailureReason::kRejected : FailureReason::kOther, now);
+    trace(request, nullptr, status.code(), now);
     requests_.release(&request);
     return status;
   }
@@ -270,7 +274,9 @@ void Engine::connection_closed(Connection& connection) {
 
 void Engine::cancel(Request& request) {
   if (!request.servable->cancel(request)) return;  // comes back with its batch
-  count_failure(request, Code::kCancelled, FailureReason::kCanceled, Clock::now());
+  const TimePoint now = Clock::now();
+  count_failure(request, Code::kCancelled, FailureReason::kCanceled, now);
+  trace(request, nullptr, Code::kCancelled, now);
   dispose(request);
 }
 

@@ -15,6 +15,7 @@
 #include "engine/request.h"
 #include "engine/routes.h"
 #include "engine/servable.h"
+#include "engine/tracer.h"
 #include "memory/pool.h"
 #include "net/http1.h"
 #include "net/http2.h"
@@ -95,6 +96,7 @@ class Engine final : public BatchSink {
   Gpus& gpus() { return gpus_; }
   const EngineOptions& options() const { return options_; }
   shm::Regions& regions() { return regions_; }
+  Tracer& tracer() { return tracer_; }
 
   // --- for connections ---
   // A hot call: finds the servable and gives out a request for it. An error has taken nothing.
@@ -129,6 +131,8 @@ class Engine final : public BatchSink {
   void answer_request(Batch& batch, std::size_t item, TimePoint now);
   void count_success(const Batch& batch, const Request& request, TimePoint now);
   void count_failure(const Request& request, Code code, FailureReason reason, TimePoint now);
+  // A request has ended, with the batch that it was in.
+  void trace(const Request& request, const Batch* batch, Code code, TimePoint answering);
   void dispose(Request& request);
   // Gives memory back to the system when nothing much has happened for a while.
   void trim_after_burst();
@@ -143,6 +147,7 @@ class Engine final : public BatchSink {
   RouteTable routes_;
   shm::Regions regions_;
   RequestPool requests_;
+  Tracer tracer_;
   net::ReadScratch scratch_;
   FrontStats front_;
   bool draining_ = false;

@@ -57,6 +57,7 @@ void RequestPool::release(Request* request) {
   request->body.reset();
   request->response_coding = codec::Coding::kIdentity;
   request->sequence = 0;
+  request->traced = false;
   request->cancelled.store(false, std::memory_order_relaxed);
   request->priority = 0;
   request->deadline = kNever;

@@ -36,6 +36,7 @@ struct Request : batching::Item {
   // Set by the loop thread, read by instances: the answer will not be sent.
   std::atomic<bool> cancelled{false};
   std::int64_t first_row = 0;  // in its batch
+  bool traced = false;         // see Tracer
 
   // The connection's open requests, so that a lost connection finds them.
   Request* open_previous = nullptr;

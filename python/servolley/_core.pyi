@@ -103,6 +103,22 @@ class FrontStats(TypedDict):
     unknown_model_requests: int
 
 @type_check_only
+class Trace(TypedDict):
+    """What one request went through. ``stages``: (name, steady nanoseconds), those that it reached, in order:
+    REQUEST_START, QUEUE_START, COMPUTE_START, COMPUTE_INPUT_END, COMPUTE_OUTPUT_START, COMPUTE_END,
+    REQUEST_END."""
+
+    id: int  # from 1
+    model: str
+    version: int
+    request_id: str  # the client's; may be empty
+    dialect: str
+    code: str  # canonical
+    rows: int
+    batch_rows: int  # of all requests that ran together; 0 = it did not run
+    stages: list[tuple[str, int]]
+
+@type_check_only
 class SharedMemoryRegion(TypedDict):
     name: str
     key: str
@@ -244,6 +260,18 @@ class Engine:
     def shared_memory_regions(self) -> list[SharedMemoryRegion]:
         """Quick: by name."""
     def shared_memory_usage(self) -> SharedMemoryUsage: ...
+    def set_trace_rule(self, model: str | None, rate: int, count: int) -> None:
+        """Quick: traces every ``rate``-th request (0 = none), ``count`` of them (-1 = any number). None:
+        those of all models without a rule of their own."""
+    def remove_trace_rule(self, model: str) -> None:
+        """Quick: the model follows the general rule again."""
+    def traces_remaining(self, model: str | None) -> int:
+        """Quick: how many requests the rule that holds for ``model`` will still trace; -1 = any number."""
+    def take_traces(self) -> list[Trace]:
+        """Quick: of the requests that have ended since the last call; the core keeps 10,000 at most."""
+    @property
+    def traces_dropped(self) -> int:
+        """Traces that were not taken in time."""
     def pool_stats(self) -> PoolStats: ...
     def gpus(self) -> list[GpuInUse]:
         """Quick: those that models use. Opens nothing."""

@@ -166,6 +166,12 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="least level that is written (info)",
     )
 
+    add("--trace-file", metavar="FILE", help="requests may be traced, into this file of JSON (none)")
+    add("--trace-level", choices=("OFF", "TIMESTAMPS"), help="from the start (OFF)")
+    add("--trace-rate", type=int, metavar="N", help="trace every N-th request (1000)")
+    add("--trace-count", type=int, metavar="N", help="so many of them (-1 = any number)")
+    add("--trace-log-frequency", type=int, metavar="N", help="traces in one file (0 = all)")
+
 
 def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     """Defaults, then the file, then the flags. Raises ConfigError."""
@@ -216,6 +222,13 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
         },
         "shared_memory": {"allow": parsed.shared_memory},
         "log": {"format": parsed.log_format, "level": parsed.log_level},
+        "trace": {
+            "file": parsed.trace_file,
+            "level": parsed.trace_level,
+            "rate": parsed.trace_rate,
+            "count": parsed.trace_count,
+            "log_frequency": parsed.trace_log_frequency,
+        },
     }
     settings = apply_flags(settings, flags)
     if settings.repository.model_config_file is not None:
@@ -225,6 +238,8 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             )
     elif settings.repository.path is None:
         raise ConfigError("give PATH: a model repository, one model's directory, or a model file")
+    if settings.trace.level != "OFF" and settings.trace.file is None:
+        raise ConfigError("traces need a file: --trace-file")
     tls = settings.tls
     if (tls.cert is None) != (tls.key is None):
         raise ConfigError("TLS needs both a certificate and its key: --tls-cert and --tls-key")

@@ -27,6 +27,8 @@ from servolley.front.router import Router
 from servolley.front.shared_memory import SharedMemory
 from servolley.front.tfs_routes import TfsRoutes
 from servolley.observe.runtime_log import log_runtime_lines
+from servolley.observe.trace_settings import TraceSettings
+from servolley.observe.tracing import Tracing
 from servolley.ort_library import find_ort_library
 from servolley.repository.discovery import Poller
 from servolley.repository.inotify import FolderWatch
@@ -171,6 +173,7 @@ class Server:
         self._context.examples = ExampleCalls(
             self._context, built_messages, self._settings.limits.request_timeout_ms * 1000
         )
+        self._context.tracing = self._make_tracing()
         self._grpc = GrpcServices(self._context, loop)
         self._doors = self._entrances()
         self._driver.start()
@@ -197,6 +200,14 @@ class Server:
             code = 0
         await self._shut_down(self._settings.limits.drain_timeout_s)
         return code
+
+    def _make_tracing(self) -> "Tracing":
+        trace = self._settings.trace
+        file = None if trace.file is None else Path(trace.file)
+        if file is not None and not file.parent.is_dir():
+            raise StartError(f"--trace-file: no folder {file.parent}")
+        start = TraceSettings(trace.level != "OFF", trace.rate, trace.count, trace.log_frequency)
+        return Tracing(self._engine, file, trace.max_size, start)
 
     def _entrances(self) -> Entrances:
         metrics = MetricsRoutes(self._engine, self._manager, _core.__version__)
@@ -320,6 +331,8 @@ class Server:
             _log.warning("models were left loading or unloading: the drain timeout has passed")
             logging.shutdown()
             os._exit(0)
+        if self._context.tracing is not None:
+            await self._context.tracing.close()
         self._driver.stop()
         self._engine.close()
         log_runtime_lines(self._engine.take_runtime_log())

@@ -104,8 +104,8 @@ async def test_control_calls(client: InferenceServerClient) -> None:
     assert {"name": "tiny", "version": "1", "state": "READY", "reason": ""} in index
     with pytest.raises(InferenceServerException, match="explicit model load / unload is not allowed"):
         await client.load_model("tiny")
-    with pytest.raises(InferenceServerException, match="not support"):
-        await client.get_trace_settings()
+    assert (await client.get_trace_settings())["trace_level"] == ["OFF"]
+    assert (await client.get_log_settings())["log_format"] == "ISO8601"
 
 
 async def test_errors(client: InferenceServerClient) -> None:

@@ -134,11 +134,8 @@ def test_load_and_unload_say_that_the_repository_decides(client: InferenceServer
 def test_calls_that_are_not_there_say_so(client: InferenceServerClient) -> None:
     for call in (
         client.get_cuda_shared_memory_status,
-        client.get_trace_settings,
         lambda: client.register_system_shared_memory("r", "/key", 64),
         client.unregister_system_shared_memory,
-        lambda: client.update_trace_settings(settings={"trace_rate": "1"}),
-        lambda: client.update_log_settings({"log_verbose_level": 1}),
     ):
         with pytest.raises(InferenceServerException, match="not support") as failure:
             call()

@@ -86,7 +86,13 @@ def stats(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-POOL_STATS = {"in_use_bytes": 1, "high_water_bytes": 2, "cached_bytes": 3, "pinned_bytes": 2, "allocations": 4}
+POOL_STATS = {
+    "in_use_bytes": 1,
+    "high_water_bytes": 2,
+    "cached_bytes": 3,
+    "pinned_bytes": 2,
+    "allocations": 4,
+}
 SHARED_MEMORY_USAGE = {"regions": 3, "bytes": 8192}
 FRONT_STATS = {
     "connections": 1,
@@ -128,6 +134,9 @@ class Engine:
         self.completion_fd, self.completions = os.pipe()
         self.runtime_version = "1.99.0"
         self.shared_memory: dict[str, dict[str, Any]] = {}
+        self.trace_rules: dict[str | None, tuple[int, int]] = {}  # model -> rate, count
+        self.traces: list[dict[str, Any]] = []
+        self.traces_dropped = 0
         self.attention: list[Any] | None = None
         self.next_expiry_us = -1
         self.ticks = self.drains = self.expiries = 0
@@ -169,6 +178,19 @@ class Engine:
 
     def shared_memory_usage(self) -> dict[str, int]:
         return SHARED_MEMORY_USAGE
+
+    def set_trace_rule(self, model: str | None, rate: int, count: int) -> None:
+        self.trace_rules[model] = (rate, count)
+
+    def remove_trace_rule(self, model: str) -> None:
+        self.trace_rules.pop(model, None)
+
+    def traces_remaining(self, model: str | None) -> int:
+        return self.trace_rules.get(model, self.trace_rules[None])[1]
+
+    def take_traces(self) -> list[dict[str, Any]]:
+        traces, self.traces = self.traces, []
+        return traces
 
     def take_runtime_log(self) -> list[tuple[int, str]]:
         return []

@@ -19,6 +19,8 @@ from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
 from servolley.front.tfs_routes import TfsRoutes
+from servolley.observe.trace_settings import TraceSettings
+from servolley.observe.tracing import Tracing
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.manager import Manager
 from servolley.status import StatusError
@@ -37,6 +39,7 @@ class Front:
         self.manager = Manager(engine, Repository(), asyncio.get_running_loop())
         self.context = ServerContext("1.2.3", self.manager)
         self.gate = Gate()
+        self.context.tracing = Tracing(engine, None, 0, TraceSettings())
         self.router = Router()
         OipRoutes(self.context).register(self.router)
         LabelRoutes(self.context).register(self.router)

@@ -148,7 +148,6 @@ async def test_load_hands_its_parameters_over(front: GrpcFront) -> None:
             )
             for verb in ("Register", "Unregister")
         ),
-        (f"{OIP}TraceSetting", "this server does not support trace settings"),
         (
             f"{MODELS}HandleReloadConfigRequest",
             "this server does not support changes of its configuration",
@@ -168,9 +167,29 @@ async def test_log_settings(front: GrpcFront) -> None:
     assert found == rest
     assert settings["log_verbose_level"].WhichOneof("parameter_choice") == "uint32_param"
     change = {"settings": {"log_info": {"bool_param": False}}}
-    assert await front.call(f"{OIP}LogSettings", change) == (
-        12,
-        "this server does not support changes of log settings",
+    settings = (await front.call(f"{OIP}LogSettings", change)).settings
+    assert settings["log_info"].bool_param is False
+    assert (await front.get("/v2/logging"))["log_info"] is False
+    assert await front.call(f"{OIP}LogSettings", {"settings": {"log_info": {}}}) == (
+        3,
+        "setting 'log_info' has no value",
+    )
+
+
+async def test_trace_settings(front: GrpcFront) -> None:
+    rest = await front.get("/v2/models/m/trace/setting")
+    settings = (await front.call(f"{OIP}TraceSetting", {"model_name": "m"})).settings
+    found = {key: list(value.value) for key, value in settings.items()}
+    assert found == {key: [value] if isinstance(value, str) else value for key, value in rest.items()}
+    change = {"settings": {"trace_rate": {"value": ["7"]}}, "model_name": "m"}
+    settings = (await front.call(f"{OIP}TraceSetting", change)).settings
+    assert list(settings["trace_rate"].value) == ["7"]
+    reset: dict[str, Any] = {"settings": {"trace_rate": {"value": []}}, "model_name": "m"}
+    settings = (await front.call(f"{OIP}TraceSetting", reset)).settings
+    assert list(settings["trace_rate"].value) == ["1000"]
+    assert await front.call(f"{OIP}TraceSetting", {"model_name": "nobody"}) == (
+        5,
+        "Request for unknown model: 'nobody' is not found",
     )
 
 

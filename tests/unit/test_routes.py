@@ -281,9 +281,6 @@ async def test_load_and_unload_are_refused(front: Front) -> None:
         ("POST", "/v2/systemsharedmemory/region/r/register"),
         ("POST", "/v2/systemsharedmemory/unregister"),
         ("POST", "/v2/cudasharedmemory/unregister"),
-        ("GET", "/v2/trace/setting"),
-        ("POST", "/v2/models/m/trace/setting"),
-        ("POST", "/v2/logging"),
         ("POST", "/v2/models/m/generate"),
         ("POST", "/v2/models/m/versions/1/generate_stream"),
     ],
@@ -300,6 +297,29 @@ async def test_log_settings(front: Front) -> None:
     assert set(settings) == {
         "log_file", "log_info", "log_warning", "log_error", "log_verbose_level", "log_format",
     }  # fmt: skip
+    reply = await front.ask("POST", "/v2/logging", {"log_info": False, "log_error": None})
+    assert orjson.loads(reply.body) == settings | {"log_info": False}
+    assert await front.get("/v2/logging") == settings | {"log_info": False}
+    status, text = await front.error("POST", "/v2/logging", {"log_error": False, "log_file": "/x"})
+    assert status == 501
+    assert "cannot be changed" in text
+    assert (await front.get("/v2/logging"))["log_error"] is True
+
+
+async def test_trace_settings(front: Front) -> None:
+    settings = await front.get("/v2/trace/setting")
+    assert settings["trace_level"] == ["OFF"]
+    assert set(settings) == {
+        "trace_level", "trace_rate", "trace_count", "log_frequency", "trace_file", "trace_mode",
+    }  # fmt: skip
+    reply = await front.ask("POST", "/v2/models/m/trace/setting", {"trace_rate": "5"})
+    assert orjson.loads(reply.body) == settings | {"trace_rate": "5"}
+    assert await front.get("/v2/trace/setting") == settings
+    for path in ("/v2/models/nobody/trace/setting",):
+        assert await front.error("GET", path) == (404, "Request for unknown model: 'nobody' is not found")
+    status, text = await front.error("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]})
+    assert status == 400
+    assert "--trace-file" in text
 
 
 # --- metrics ---

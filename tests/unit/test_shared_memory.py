@@ -106,4 +106,5 @@ async def test_the_extension_is_listed(front: GrpcFront) -> None:
         "binary_tensor_data",
         "parameters",
         "statistics",
+        "logging",
     ]

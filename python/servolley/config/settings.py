@@ -165,6 +165,23 @@ class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     level: LogLevel = "info"
 
 
+class Trace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[trace]: when requests passed each stage, for some of them, written to a file of JSON.
+
+    file: where to; without it nothing is ever traced. log_frequency: traces in one file (file.0, file.1 and
+        so on); 0 = all in one. max_size: bytes of all files together; then tracing ends.
+    level, rate, count: what holds at start, until the trace API changes it: every rate-th request, count of
+        them (-1 = any number).
+    """
+
+    file: Annotated[str, Meta(min_length=1)] | None = None
+    level: Literal["OFF", "TIMESTAMPS"] = "OFF"
+    rate: Annotated[int, Meta(ge=1)] = 1000
+    count: Annotated[int, Meta(ge=-1)] = -1
+    log_frequency: Annotated[int, Meta(ge=0)] = 0
+    max_size: ByteSize = ByteSize(1 << 30)
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of servolley.toml."""
 
@@ -176,3 +193,4 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     shared_memory: SharedMemory = SharedMemory()
     engine: Engine = Engine()
     log: Log = Log()
+    trace: Trace = Trace()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from servolley.observe.logs import LevelGate, level_gate
 from servolley.repository.control import ModelControl, NoModelControl
 from servolley.status import not_found, unavailable
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from servolley.front.example_calls import ExampleCalls
     from servolley.front.inner import InnerCalls
     from servolley.front.shared_memory import SharedMemory
+    from servolley.observe.tracing import Tracing
     from servolley.repository.manager import Manager
     from servolley.repository.records import ModelRecord
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 class ServerContext:
     """One server's state, as the routes see it. ``draining``: on its way down. ``shared_memory``: None where
     clients may not register any. ``inner``: inference for control routes. ``examples``: those that need it.
+    ``tracing``: None until the engine runs. ``log_gate``: which levels are logged.
     """
 
     version: str
@@ -27,6 +30,8 @@ class ServerContext:
     shared_memory: "SharedMemory | None" = None
     inner: "InnerCalls | None" = None
     examples: "ExampleCalls | None" = None
+    tracing: "Tracing | None" = None
+    log_gate: LevelGate = field(default_factory=level_gate)
     draining: bool = False
 
     @property

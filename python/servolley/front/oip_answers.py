@@ -1,17 +1,17 @@
 """What the control calls of the Open Inference Protocol answer, whichever way they came: documents that are
 JSON over HTTP and messages over gRPC. ``version``: digits, or None for any."""
 
-import logging
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from servolley.front import oip_model_json as oip
 from servolley.front.context import ServerContext
+from servolley.observe.log_settings import change_log_settings, log_settings
+from servolley.observe.trace_settings import Sent
 from servolley.status import StatusError, unimplemented
 
 # What is not; see refuse().
 CUDA_SHARED_MEMORY = "CUDA shared memory"
-TRACE_SETTINGS = "trace settings"
-LOG_CHANGES = "changes of log settings"
 
 
 def refuse(what: str) -> NoReturn:
@@ -32,6 +32,8 @@ def extensions(context: ServerContext) -> list[str]:
         "binary_tensor_data",
         "parameters",
         "statistics",
+        *(["trace"] if context.tracing is not None and context.tracing.available else []),
+        "logging",
     ]
 
 
@@ -74,13 +76,22 @@ async def repository_index(context: ServerContext, *, only_ready: bool) -> list[
     return [entry for entry in entries if not only_ready or entry.get("state") == "READY"]
 
 
-def log_settings() -> dict[str, Any]:
-    level = logging.getLogger().level
-    return {
-        "log_file": "",
-        "log_info": level <= logging.INFO,
-        "log_warning": level <= logging.WARNING,
-        "log_error": level <= logging.ERROR,
-        "log_verbose_level": int(level <= logging.DEBUG),
-        "log_format": "ISO8601",
-    }
+def trace_settings(
+    context: ServerContext, model: str | None, changes: Mapping[str, Sent]
+) -> dict[str, list[str] | str]:
+    """What holds after ``changes``. ``model``: None for the server."""
+    tracing = context.tracing
+    if tracing is None:
+        refuse("trace settings")
+    if model is not None:
+        context.model(model)  # raises StatusError for one that there is not
+    if changes:
+        tracing.change(model, changes, context.manager.models)
+    return tracing.settings(model)
+
+
+def logging_settings(context: ServerContext, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds after ``changes``."""
+    if changes:
+        change_log_settings(context.log_gate, changes)
+    return log_settings(context.log_gate)

@@ -36,6 +36,17 @@ class OipRoutes:
         # The core answers POST itself; what comes here has the wrong verb.
         router.add(_MODEL + _VERSION + "/infer", {"POST": self.not_reached})
         self._register_repository(router)
+        traced = r"/v2(?:/models/(?P<model>[^/]+))?"
+        router.add(
+            traced + "/trace/setting",
+            {"GET": self.trace_settings, "POST": self.change_trace_settings},
+            access=Access.ADMIN,
+        )
+        router.add(
+            r"/v2/logging",
+            {"GET": self.log_settings, "POST": self.change_log_settings},
+            access=Access.ADMIN,
+        )
         self._register_shared_memory(router)
         self._register_unbuilt(router)
 
@@ -65,14 +76,6 @@ class OipRoutes:
         router.add(path + r"(?:/region/[^/]+)?/status", {"GET": refuse(oip.CUDA_SHARED_MEMORY)})
         router.add(path + r"/region/[^/]+/register", change_memory)
         router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
-        trace = refuse(oip.TRACE_SETTINGS)
-        router.add(
-            r"/v2(?:/models/(?P<model>[^/]+))?/trace/setting",
-            {"GET": trace, "POST": trace},
-            access=Access.ADMIN,
-        )
-        logs = {"GET": self.log_settings, "POST": refuse(oip.LOG_CHANGES)}
-        router.add(r"/v2/logging", logs, access=Access.ADMIN)
         generate = {"POST": refuse("the generate extension")}
         router.add(_MODEL + _VERSION + r"/generate(?:_stream)?", generate)
 
@@ -159,7 +162,16 @@ class OipRoutes:
         return _EMPTY
 
     def log_settings(self, _: Call) -> Reply:
-        return json_reply(oip.log_settings())
+        return json_reply(oip.logging_settings(self._context, {}))
+
+    def change_log_settings(self, call: Call) -> Reply:
+        return json_reply(oip.logging_settings(self._context, call.json_object()))
+
+    def trace_settings(self, call: Call) -> Reply:
+        return json_reply(oip.trace_settings(self._context, call.params.get("model"), {}))
+
+    def change_trace_settings(self, call: Call) -> Reply:
+        return json_reply(oip.trace_settings(self._context, call.params.get("model"), call.json_object()))
 
     def not_reached(self, _: Call) -> NoReturn:
         raise RuntimeError("the core did not recognise an inference call")

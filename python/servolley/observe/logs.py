@@ -74,10 +74,39 @@ class JsonFormatter(_Formatter):
         return json.dumps(line, default=str, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
+class LevelGate(logging.Filter):
+    """Lets records of some levels through: each of info, warning and error by itself, debug with a verbose
+    level. A critical record counts as an error."""
+
+    def __init__(self, level: str) -> None:
+        super().__init__()
+        least = LEVELS[level]
+        self.open = {number: number >= least for number in LEVELS.values()}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.open.get(min(record.levelno, logging.ERROR), True)
+
+    def set(self, changes: dict[int, bool]) -> None:
+        self.open |= changes
+        # The root's level spares loggers the work for what would not be written.
+        least = (number for number in sorted(self.open) if self.open[number])
+        logging.getLogger().setLevel(next(least, logging.CRITICAL + 1))
+
+
+def level_gate() -> LevelGate:
+    """The gate that set_up_logging put before its handler; one that is in nobody's way if it did not."""
+    for handler in logging.getLogger().handlers:
+        for each in handler.filters:
+            if isinstance(each, LevelGate):
+                return each
+    return LevelGate("info")
+
+
 def set_up_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
     """Makes the root logger write to ``stream`` (standard error). Replaces earlier handlers."""
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(LevelGate(level))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level])

@@ -1,6 +1,7 @@
 """inference.GRPCInferenceService without its inference, which never leaves the core."""
 
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from servolley.front import oip_answers as oip
@@ -33,7 +34,7 @@ class OipService:
         self._context = context
 
     def methods(self, messages: Messages) -> dict[str, Method]:
-        handlers = {
+        handlers: dict[str, Callable[[Any], Any]] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ServerMetadata": self.server_metadata,
@@ -44,7 +45,7 @@ class OipService:
             "RepositoryIndex": self.repository_index,
             "RepositoryModelLoad": self.load,
             "RepositoryModelUnload": self.unload,
-            "TraceSetting": _refusal(oip.TRACE_SETTINGS),
+            "TraceSetting": self.trace_settings,
             "LogSettings": self.log_settings,
             "SystemSharedMemoryStatus": self.shared_memory_status,
             "SystemSharedMemoryRegister": self.register_shared_memory,
@@ -106,9 +107,20 @@ class OipService:
         return {}
 
     def log_settings(self, request: Any) -> Document:
-        if request.settings:
-            oip.refuse(oip.LOG_CHANGES)
-        return {"settings": {key: _setting(value) for key, value in oip.log_settings().items()}}
+        changes = {key: _one_of(key, value, "setting") for key, value in request.settings.items()}
+        settings = oip.logging_settings(self._context, changes)
+        return {"settings": {key: _setting(value) for key, value in settings.items()}}
+
+    def trace_settings(self, request: Any) -> Document:
+        changes = {key: list(value.value) for key, value in request.settings.items()}
+        model = _model_name(request.model_name) if request.model_name else None
+        settings = oip.trace_settings(self._context, model, changes)
+        return {
+            "settings": {
+                key: {"value": value if isinstance(value, list) else [value]}
+                for key, value in settings.items()
+            }
+        }
 
 
 def _refusal(what: str) -> Any:
@@ -138,11 +150,15 @@ def _change(request: Any) -> tuple[str, dict[str, Any]]:
         raise oip.foreign_repository()
     parameters = {}
     for key, value in request.parameters.items():
-        choice = value.WhichOneof("parameter_choice")
-        if choice is None:
-            raise invalid_argument(f"parameter '{key}' has no value")
-        parameters[key] = getattr(value, choice)
+        parameters[key] = _one_of(key, value, "parameter")
     return _model_name(request.model_name), parameters
+
+
+def _one_of(key: str, value: Any, what: str) -> Any:
+    choice = value.WhichOneof("parameter_choice")
+    if choice is None:
+        raise invalid_argument(f"{what} '{key[:100]}' has no value")
+    return getattr(value, choice)
 
 
 def _model_name(name: str) -> str:
