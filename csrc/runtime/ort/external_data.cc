@@ -3,11 +3,9 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
-#include <fstream>
-#include <memory>
-#include <new>
 #include <optional>
 #include <protozero/pbf_reader.hpp>
+#include <utility>
 
 namespace servolley::ort {
 namespace {
@@ -75,16 +73,17 @@ Status check_entry(pbf_reader entry) {
       "the model names external data outside its own folder; that is not allowed");
 }
 
-Status check_message(pbf_reader reader, Message message, int depth) {
+Status check_message(pbf_reader reader, Message message, int depth, bool& external) {
   if (depth > kDeepest) return invalid_argument("the model is nested too deeply");
   constexpr protozero::pbf_tag_type kExternalData = 13;
   while (reader.next()) {
     const bool holds_bytes = reader.wire_type() == protozero::pbf_wire_type::length_delimited;
     const auto child = holds_bytes ? child_of(message, reader.tag()) : std::nullopt;
     if (holds_bytes && message == Message::kTensor && reader.tag() == kExternalData) {
+      external = true;
       SERVOLLEY_TRY(check_entry(reader.get_message()));
     } else if (child) {
-      SERVOLLEY_TRY(check_message(reader.get_message(), *child, depth + 1));
+      SERVOLLEY_TRY(check_message(reader.get_message(), *child, depth + 1, external));
     } else {
       reader.skip();
     }
@@ -111,15 +110,18 @@ bool stays_inside(std::string_view location) {
   return true;
 }
 
-Status check_external_data(std::span<const char> model) {
+Result<bool> check_external_data(std::span<const char> model) {
   try {
-    return check_message(pbf_reader(model.data(), model.size()), Message::kModel, 0);
+    bool external = false;
+    SERVOLLEY_TRY(
+        check_message(pbf_reader(model.data(), model.size()), Message::kModel, 0, external));
+    return external;
   } catch (const std::exception&) {  // the reader's way to say that the bytes end or make no sense
     return invalid_argument("the file is not a readable ONNX model");
   }
 }
 
-Status check_model_file(const std::string& path) {
+Result<CheckedModel> read_model_file(const std::string& path) {
   std::error_code error;
   const std::uintmax_t size = std::filesystem::file_size(path, error);
   if (error) return invalid_argument("the model file cannot be read");
@@ -127,14 +129,11 @@ Status check_model_file(const std::string& path) {
   if (size > kLargestModel) {
     return invalid_argument("the model file is larger than 2 GiB, which no ONNX file can be");
   }
-  // Read, not mapped: a file that somebody truncates meanwhile must not end the process.
-  const auto bytes = static_cast<std::size_t>(size);
-  const std::unique_ptr<char[]> content(new (std::nothrow) char[bytes]);
-  if (!content) return {Code::kResourceExhausted, "no memory to read the model file"};
-  std::ifstream file(path, std::ios::binary);
-  file.read(content.get(), static_cast<std::streamsize>(bytes));
-  if (!file) return invalid_argument("the model file cannot be read");
-  return check_external_data(std::span<const char>(content.get(), bytes));
+  auto content = FileBytes::read(path, static_cast<std::size_t>(size));
+  if (!content) return std::move(content).error();
+  const auto external = check_external_data(content->bytes());
+  if (!external) return external.error();
+  return CheckedModel{std::move(*content), *external};
 }
 
 }  // namespace servolley::ort

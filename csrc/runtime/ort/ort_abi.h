@@ -82,6 +82,8 @@ using LogFunction = void (*)(void* parameter, int severity, const char* category
   X(4, create_env_with_logger, Error*, LogFunction, void* parameter, int severity,                 \
     const char* log_id, Env**)                                                                     \
   X(7, create_session, Error*, const Env*, const char* path, const SessionOptions*, Session**)     \
+  X(8, create_session_from_array, Error*, const Env*, const void* model, std::size_t bytes,        \
+    const SessionOptions*, Session**)                                                              \
   X(10, create_session_options, Error*, SessionOptions**)                                          \
   X(13, set_execution_mode, Error*, SessionOptions*, int mode)                                     \
   X(16, enable_memory_pattern, Error*, SessionOptions*)                                            \

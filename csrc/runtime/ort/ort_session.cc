@@ -43,6 +43,27 @@ Status configure(const Library& library, const OrtOptions& wanted, abi::SessionO
   return append_provider(library, wanted.device, options);
 }
 
+// Up to this size, a session is made of the bytes that were checked, so that they are read once and
+// nobody can put others in between. Above it, one copy more than the runtime's own would be too
+// much.
+constexpr std::size_t kReadOnceBytes = std::size_t{512} << 20;
+
+Status create_session(const Library& library, const std::string& path,
+                      const abi::SessionOptions* options, abi::Session** session) {
+  const abi::Functions& api = library.api();
+  auto file = read_model_file(path);
+  if (!file) return std::move(file).error();
+  if (file->has_external_data || file->content.bytes().size() > kReadOnceBytes) {
+    file->content = {};  // the runtime needs the path to find the data, and reads by itself
+    return library.take(api.create_session(library.env(), path.c_str(), options, session),
+                        Phase::kLoad);
+  }
+  const auto bytes = file->content.bytes();
+  return library.take(
+      api.create_session_from_array(library.env(), bytes.data(), bytes.size(), options, session),
+      Phase::kLoad);
+}
+
 class OrtRunner final : public Runner {
  public:
   explicit OrtRunner(std::shared_ptr<const LoadedModel> model) : model_(std::move(model)) {}
@@ -64,7 +85,6 @@ Result<std::shared_ptr<const LoadedModel>> LoadedModel::load(std::shared_ptr<Lib
                                                              const OrtOptions& options) {
   if (!options.pool) return internal_error("OrtOptions::pool is required");
   SERVOLLEY_TRY(check_file(path));
-  SERVOLLEY_TRY(check_model_file(path));
 
   std::shared_ptr<LoadedModel> model(new LoadedModel(std::move(library), options));
   const Library& lib = *model->library_;
@@ -75,8 +95,7 @@ Result<std::shared_ptr<const LoadedModel>> LoadedModel::load(std::shared_ptr<Lib
   SERVOLLEY_TRY(configure(lib, options, raw_options));
 
   abi::Session* raw_session = nullptr;
-  SERVOLLEY_TRY(lib.take(api.create_session(lib.env(), path.c_str(), raw_options, &raw_session),
-                         Phase::kLoad));
+  SERVOLLEY_TRY(create_session(lib, path, raw_options, &raw_session));
   model->session_ = own(raw_session, api.release_session);
   auto signature = read_signature(lib, raw_session);
   if (!signature) return std::move(signature).error();

@@ -173,14 +173,19 @@ TEST_CASE("the check looks into every place that holds tensors, and into no nest
       good = field(*number, good);
     }
     CAPTURE(way.size());
-    CHECK(verdict(bad).code() == Code::kInvalidArgument);
-    CHECK(verdict(good).ok());
+    REQUIRE_FALSE(verdict(bad));
+    CHECK(verdict(bad).error().code() == Code::kInvalidArgument);
+    REQUIRE(verdict(good));
+    CHECK(*verdict(good));
   }
+  const auto none = verdict(field(7, field(5, field(8, "name"))));
+  REQUIRE(none);
+  CHECK_FALSE(*none);
   // The last of several values counts, as everywhere in protobuf.
-  CHECK_FALSE(verdict(field(7, field(5, field(13, field(1, "location") + field(2, "fine") +
-                                                      field(2, "/etc/shadow")))))
-                  .ok());
+  CHECK_FALSE(verdict(field(
+      7, field(5, field(13, field(1, "location") + field(2, "fine") + field(2, "/etc/shadow"))))));
   std::string deep = tensor;
   for (int i = 0; i < 10'000; ++i) deep = field(1, field(5, field(6, deep)));
-  CHECK(verdict(field(7, deep)).code() == Code::kInvalidArgument);
+  REQUIRE_FALSE(verdict(field(7, deep)));
+  CHECK(verdict(field(7, deep)).error().code() == Code::kInvalidArgument);
 }

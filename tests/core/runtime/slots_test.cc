@@ -76,6 +76,7 @@ TEST_CASE("every declared slot is called and does what its name says") {
       REQUIRE(runner);
       return *runner;
     };
+    (void)load("external_inside");  // by its path
     // Bound outputs, an inferred shape, an error, strings in and out, an output that the runtime
     // allocates; and the two switches that are off by default.
     const std::vector<float> row(16, 1.0F);
