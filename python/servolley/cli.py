@@ -18,6 +18,10 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         print(f"servolley {servolley.__version__}")
         return 0
     if parsed.command == "serve":
+        if arguments is None:
+            from servolley.huge_pages import use_huge_pages
+
+            use_huge_pages()
         return _serve(parsed)
     if parsed.command == "models":
         from servolley.client import models

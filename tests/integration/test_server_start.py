@@ -240,3 +240,13 @@ def test_stopping_frees_the_port_at_once(serve: ServerFactory, tmp_path: Path) -
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(first.address)
+
+
+def test_weights_lie_on_huge_pages(serve: ServerFactory) -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this kernel gives nobody huge pages")
+    server = serve({"heavy": models.heavy(50)})
+    rollup = Path(f"/proc/{server.pid}/smaps_rollup").read_text()
+    (huge_kib,) = (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("AnonHugePages:"))
+    assert huge_kib > 40 << 10
