@@ -121,8 +121,8 @@ def test_gpus_in_use() -> None:
     }
     families = CoreCollector(replace(snapshot(), gpus=[cast("Any", gpu)])).collect()
     text = b"".join(render_family(family) for family in families).decode()
-    labels = {"device": "cuda:1", "name": "NVIDIA L4", "uuid": "GPU-1", "compute_capability": "8.9"}
-    assert value(text, "servolley_gpu_info", **labels) == 1
+    labels = 'compute_capability="8.9",device="cuda:1",name="NVIDIA L4",uuid="GPU-1"'
+    assert f"servolley_gpu_info{{{labels}}} 1.0\n" in text
     assert value(text, "nv_gpu_memory_total_bytes", gpu_uuid="GPU-1") == 1 << 34
     assert value(text, "servolley_gpu_broken", device="cuda:1") == 1
     assert value(text, "servolley_gpu_pool_high_water_bytes", device="cuda:1") == 2

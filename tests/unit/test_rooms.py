@@ -72,6 +72,13 @@ def test_only_the_bindings_know_python(path: Path) -> None:
         assert not [name for name in includes(path) if name == "Python.h" or name.startswith("pybind11")]
 
 
+@pytest.mark.parametrize("path", core_files(), ids=lambda path: str(path.relative_to(CSRC)))
+def test_only_the_cuda_room_knows_cudas_header(path: Path) -> None:
+    hidden = {"cuda.h", "device/cuda/functions.h"} & set(includes(path))
+    allowed = path.parent == CSRC / "device" / "cuda" and (path.suffix == ".cc" or path.name == "functions.h")
+    assert not hidden or allowed
+
+
 def test_every_core_folder_is_a_known_room() -> None:
     assert {path.name for path in CSRC.iterdir() if path.is_dir()} == set(CORE_LAYERS)
 

@@ -2,7 +2,7 @@
 
 // device/cuda [layer 2]: NVIDIA GPUs through their driver, which is opened at run time. Nothing
 // here needs a GPU, a driver or a CUDA library to build, and nothing is opened before it is asked
-// for. cuda.h is included by the .cc files of this folder only.
+// for. cuda.h is behind functions.h, which the .cc files of this folder include and nobody else.
 
 #include <cstddef>
 #include <memory>

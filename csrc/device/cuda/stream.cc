@@ -51,6 +51,7 @@ void Stream::reset() noexcept {
 }
 
 Status Stream::copy_to_device(std::byte* to, const std::byte* from, std::size_t bytes) {
+  if (bytes == 0) return {};  // an empty tensor may lie nowhere
   SERVOLLEY_TRY(gpu_->make_current());
   return gpu_->take(
       gpu_->driver().functions().copy_to_device(device_pointer(to), from, bytes, stream_),
@@ -58,6 +59,7 @@ Status Stream::copy_to_device(std::byte* to, const std::byte* from, std::size_t 
 }
 
 Status Stream::copy_to_host(std::byte* to, const std::byte* from, std::size_t bytes) {
+  if (bytes == 0) return {};  // an empty tensor may lie nowhere
   SERVOLLEY_TRY(gpu_->make_current());
   return gpu_->take(
       gpu_->driver().functions().copy_to_host(to, device_pointer(from), bytes, stream_),
@@ -65,6 +67,7 @@ Status Stream::copy_to_host(std::byte* to, const std::byte* from, std::size_t by
 }
 
 Status Stream::copy_on_device(std::byte* to, const std::byte* from, std::size_t bytes) {
+  if (bytes == 0) return {};  // an empty tensor may lie nowhere
   SERVOLLEY_TRY(gpu_->make_current());
   return gpu_->take(gpu_->driver().functions().copy_on_device(device_pointer(to),
                                                               device_pointer(from), bytes, stream_),
@@ -72,6 +75,7 @@ Status Stream::copy_on_device(std::byte* to, const std::byte* from, std::size_t 
 }
 
 Status Stream::fill(std::byte* to, std::byte value, std::size_t bytes) {
+  if (bytes == 0) return {};  // an empty tensor may lie nowhere
   SERVOLLEY_TRY(gpu_->make_current());
   return gpu_->take(gpu_->driver().functions().fill(
                         device_pointer(to), std::to_integer<unsigned char>(value), bytes, stream_),

@@ -1,86 +1,19 @@
 #include <cuda.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <array>
-#include <cstdio>
 #include <random>
 #include <vector>
 
+#include "cuda_exporter.h"
 #include "cuda_fixture.h"
 #include "device/cuda/ipc_memory.h"
 
 using namespace servolley;
 using namespace servolley::testing;
 
-namespace {
-
-using Handle = std::array<std::byte, cuda::kIpcHandleBytes>;
-
-// Another process that has device memory.
-class Exporter {
- public:
-  Exporter(std::size_t bytes, int value, int device = 0, const char* settings = "devices=2") {
-    int in[2];
-    int out[2];
-    REQUIRE(::pipe(in) == 0);
-    REQUIRE(::pipe(out) == 0);
-    const std::string size = std::to_string(bytes);
-    const std::string fill = std::to_string(value);
-    const std::string on = std::to_string(device);
-    process_ = ::fork();
-    REQUIRE(process_ >= 0);
-    if (process_ == 0) {
-      ::setenv("SERVOLLEY_STANDIN", settings, 1);
-      ::dup2(in[0], 0);
-      ::dup2(out[1], 1);
-      for (const int fd : {in[0], in[1], out[0], out[1]}) ::close(fd);
-      ::execl(SERVOLLEY_STANDIN_EXPORTER, "standin_exporter", Standin::path(), size.c_str(),
-              fill.c_str(), on.c_str(), nullptr);
-      ::_exit(127);
-    }
-    ::close(in[0]);
-    ::close(out[1]);
-    input_ = in[1];
-    output_ = ::fdopen(out[0], "r");
-    for (std::byte& byte : handle) {
-      unsigned value_of = 0;
-      REQUIRE(std::fscanf(output_, "%2x", &value_of) == 1);
-      byte = static_cast<std::byte>(value_of);
-    }
-  }
-  // Ends it; the first byte that it found.
-  int end() {
-    ::close(input_);
-    int first = -1;
-    CHECK(std::fscanf(output_, "%d", &first) == 1);
-    std::fclose(output_);
-    int status = 0;
-    CHECK(::waitpid(process_, &status, 0) == process_);
-    CHECK(status == 0);
-    process_ = -1;
-    return first;
-  }
-  ~Exporter() {
-    if (process_ > 0) (void)end();
-  }
-  Exporter(const Exporter&) = delete;
-  Exporter& operator=(const Exporter&) = delete;
-
-  Handle handle{};
-
- private:
-  pid_t process_ = -1;
-  int input_ = -1;
-  std::FILE* output_ = nullptr;
-};
-
-}  // namespace
-
 TEST_CASE("memory of another process is read and written in place, and unmapped at the end") {
   CudaFixture cuda("guard=1");
   constexpr std::size_t kBytes = 100'000;
-  Exporter exporter(kBytes, 42);
+  Exporter exporter(Standin::path(), kBytes, 42);
   {
     const auto memory = cuda.gpu->open_ipc(exporter.handle, kBytes);
     REQUIRE(memory);
@@ -105,7 +38,7 @@ TEST_CASE("memory of another process is read and written in place, and unmapped 
 
 TEST_CASE("a mapping outlives whoever opened it, and keeps the GPU") {
   CudaFixture cuda;
-  Exporter exporter(1000, 1);
+  Exporter exporter(Standin::path(), 1000, 1);
   auto memory = cuda.gpu->open_ipc(exporter.handle, 1000);
   REQUIRE(memory);
   const std::shared_ptr<const cuda::IpcMemory> copy = *memory;
@@ -120,7 +53,7 @@ TEST_CASE("handles that are wrong are the client's fault and leave the device as
   CudaFixture cuda("devices=2");
   auto other = cuda.driver->gpu(1);
   REQUIRE(other);
-  Exporter exporter(1000, 1);
+  Exporter exporter(Standin::path(), 1000, 1);
   const auto refused = [&](cuda::Gpu& gpu, std::span<const std::byte> handle, std::size_t bytes) {
     const auto memory = gpu.open_ipc(handle, bytes);
     REQUIRE_FALSE(memory);
@@ -144,11 +77,11 @@ TEST_CASE("handles that are wrong are the client's fault and leave the device as
   (void)refused(**other, exporter.handle, 1);
   std::mt19937 random(31);
   for (int i = 0; i < 1000; ++i) {
-    Handle noise;
+    IpcHandle noise;
     for (std::byte& byte : noise) byte = static_cast<std::byte>(random());
     (void)refused(*cuda.gpu, noise, 1);
   }
-  Handle flipped = exporter.handle;
+  IpcHandle flipped = exporter.handle;
   flipped[9] ^= std::byte{1};
   (void)refused(*cuda.gpu, flipped, 1);
   // Of memory that is gone.
@@ -164,7 +97,7 @@ TEST_CASE("handles that are wrong are the client's fault and leave the device as
 TEST_CASE("a handle of our own is refused") {
   CudaFixture cuda;
   const DeviceBytes memory(*cuda.gpu, 256);
-  const Handle handle = cuda.standin.own_handle(memory.data());
+  const IpcHandle handle = cuda.standin.own_handle(memory.data());
   const auto opened = cuda.gpu->open_ipc(handle, 1);
   REQUIRE_FALSE(opened);
   CHECK(opened.error().code() == Code::kInvalidArgument);
@@ -172,7 +105,7 @@ TEST_CASE("a handle of our own is refused") {
 
 TEST_CASE("what a driver answers to a handle: its own memory, unsupported, a dead context") {
   CudaFixture cuda;
-  Exporter exporter(1000, 1);
+  Exporter exporter(Standin::path(), 1000, 1);
   const auto answer = [&](int result) {
     cuda.standin.fail("cuIpcOpenMemHandle_v2", result);
     const auto memory = cuda.gpu->open_ipc(exporter.handle, 1000);

@@ -52,6 +52,17 @@ TEST_CASE("bytes go up, across, down; fill fills") {
   CHECK(out.all(9));
 }
 
+TEST_CASE("nothing to copy is no call, wherever it may lie") {
+  CudaFixture cuda;
+  auto stream = cuda.stream();
+  CHECK(stream.copy_to_device(nullptr, nullptr, 0).ok());
+  CHECK(stream.copy_to_host(nullptr, nullptr, 0).ok());
+  CHECK(stream.copy_on_device(nullptr, nullptr, 0).ok());
+  CHECK(stream.fill(nullptr, std::byte{0}, 0).ok());
+  CHECK(stream.synchronize().ok());
+  CHECK(cuda.standin.log().size() == 2);  // the synchronisation's two ends
+}
+
 TEST_CASE("calls return while the work waits; an event says when it is done") {
   CudaFixture cuda;
   auto stream = cuda.stream();

@@ -1,4 +1,4 @@
-// Another process with device memory: standin_exporter DRIVER BYTES VALUE [DEVICE] prints the IPC
+// Another process with device memory: standin_exporter DRIVER BYTES VALUE prints the IPC
 // handle of an allocation filled with VALUE, in hexadecimal, and keeps it until its input ends;
 // then it prints the first byte that it finds in it.
 
@@ -20,7 +20,7 @@ void must(bool good, const char* what) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  must(argc >= 4, "usage: standin_exporter DRIVER BYTES VALUE [DEVICE]");
+  must(argc >= 4, "usage: standin_exporter DRIVER BYTES VALUE");
   void* const driver = ::dlopen(argv[1], RTLD_NOW);
   must(driver != nullptr, "no driver");
 #define LOAD(name) const auto name##_ = reinterpret_cast<decltype(&::name)>(::dlsym(driver, #name))
@@ -33,10 +33,9 @@ int main(int argc, char** argv) {
   LOAD(cuIpcGetMemHandle);
 #undef LOAD
   const std::size_t bytes = std::strtoull(argv[2], nullptr, 10);
-  const int device = argc > 4 ? std::atoi(argv[4]) : 0;
   must(cuInit_(0) == CUDA_SUCCESS, "cuInit");
   CUcontext context = nullptr;
-  must(cuDevicePrimaryCtxRetain_(&context, device) == CUDA_SUCCESS, "context");
+  must(cuDevicePrimaryCtxRetain_(&context, 0) == CUDA_SUCCESS, "context");
   must(cuCtxSetCurrent_(context) == CUDA_SUCCESS, "current");
   CUdeviceptr memory = 0;
   must(cuMemAlloc_v2_(&memory, bytes) == CUDA_SUCCESS, "memory");
