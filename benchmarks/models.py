@@ -61,6 +61,32 @@ def resnet50() -> onnx.ModelProto:
     return _finish(graph)
 
 
+def bert(layers: int = 12, width: int = 768, words: int = 30_522, length: int = 128) -> onnx.ModelProto:
+    """INT64 ``INPUT0`` [-1,length] token numbers -> FP32 ``OUTPUT0`` [-1,width], the first token's state.
+
+    An encoder of BERT-base's size (109 million weights): layers of self-attention with heads of 64 values and
+    of a feed-forward network four times as wide, each followed by a sum and a layer normalization.
+    """
+    net = _Network()
+    token = net.node("Gather", [net.weight((words, width), 0.02), "INPUT0"])
+    current = net.node("Add", [token, net.weight((length, width), 0.02)])
+    current = net.normalization(current, width)
+    for _ in range(layers):
+        current = net.normalization(net.node("Add", [current, net.attention(current, width)]), width)
+        inner = net.gelu(net.dense(current, width, width * 4))
+        current = net.normalization(net.node("Add", [current, net.dense(inner, width * 4, width)]), width)
+    first = net.constant(np.array(0, dtype=np.int64))
+    net.nodes.append(helper.make_node("Gather", [current, first], ["OUTPUT0"], axis=1))
+    graph = helper.make_graph(
+        net.nodes,
+        "bert",
+        [helper.make_tensor_value_info("INPUT0", TensorProto.INT64, ["batch", length])],
+        [helper.make_tensor_value_info("OUTPUT0", TensorProto.FLOAT, ["batch", width])],
+        net.weights,
+    )
+    return _finish(graph)
+
+
 class _Network:
     """Nodes and weights in the order in which they are asked for."""
 
@@ -92,6 +118,39 @@ class _Network:
         shape = {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "pads": pads}
         result = self.node("Conv", [source, *weights], **shape)
         return self.node("Relu", [result]) if relu else result
+
+    def constant(self, value: npt.NDArray[Any]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def dense(self, source: str, inputs: int, outputs: int) -> str:
+        product = self.node("MatMul", [source, self.weight((inputs, outputs), inputs**-0.5)])
+        return self.node("Add", [product, self.weight((outputs,), 0.01)])
+
+    def normalization(self, source: str, width: int) -> str:
+        scale, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
+        return self.node("LayerNormalization", [source, self.constant(scale), self.constant(shift)])
+
+    def gelu(self, source: str) -> str:
+        root, one, half = (self.constant(np.array(value, np.float32)) for value in (2**-0.5, 1, 0.5))
+        error = self.node("Erf", [self.node("Mul", [source, root])])
+        return self.node("Mul", [self.node("Mul", [source, self.node("Add", [error, one])]), half])
+
+    def attention(self, source: str, width: int) -> str:
+        split = self.constant(np.array([0, 0, width // 64, 64], dtype=np.int64))
+        merge = self.constant(np.array([0, 0, width], dtype=np.int64))
+
+        def heads(order: list[int]) -> str:
+            values = self.node("Reshape", [self.dense(source, width, width), split])
+            return self.node("Transpose", [values], perm=order)
+
+        query, key, value = heads([0, 2, 1, 3]), heads([0, 2, 3, 1]), heads([0, 2, 1, 3])
+        scale = self.constant(np.array(64**-0.5, np.float32))
+        scores = self.node("Mul", [self.node("MatMul", [query, key]), scale])
+        mixed = self.node("MatMul", [self.node("Softmax", [scores]), value])
+        mixed = self.node("Reshape", [self.node("Transpose", [mixed], perm=[0, 2, 1, 3]), merge])
+        return self.dense(mixed, width, width)
 
     def bottleneck(self, source: str, inputs: int, width: int, stride: int) -> str:
         outputs = width * 4

@@ -1,0 +1,79 @@
+"""The server on a GPU: its answers are those of ONNX Runtime on the CPU, but for rounding. The same tests run
+on the CPU first, so that where they fail on a GPU it is not they that are wrong."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.http import InferenceServerClient, InferInput
+
+import models
+from integration.conftest import ServerFactory
+from integration.server_process import Server
+from integration.tensors import Array, run_onnx, sample
+
+DEVICES = [pytest.param("cpu"), pytest.param("cuda:0", marks=pytest.mark.gpu)]
+
+#: (model, shape of one row): small ones, whose rows are gathered, and one that goes up as it is.
+CASES = [("tiny", (16,)), ("mlp", (256,)), ("identity_large", (150_528,))]
+ROWS = (1, 2, 3, 7, 8)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.save_repository(
+        tmp_path_factory.mktemp("gpu"), {name: models.MODELS[name]() for name, _ in CASES}
+    )
+
+
+def infer(server: Server, model: str, rows: Array) -> Array:
+    with InferenceServerClient(server.url) as client:
+        tensor = InferInput("INPUT0", list(rows.shape), "FP32")
+        tensor.set_data_from_numpy(rows)
+        output: Array | None = client.infer(model, [tensor]).as_numpy("OUTPUT0")
+        assert output is not None
+        return output
+
+
+def on(device: str, repository: Path) -> Path:
+    for name, _ in CASES:
+        (repository / name / "model.toml").write_text(
+            f'[batching]\nmax_batch_size = 32\n[runtime]\ndevice = "{device}"\n'
+        )
+    return repository
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_answers_are_onnx_runtimes_alone_and_in_company(
+    serve: ServerFactory, repository: Path, device: str
+) -> None:
+    server = serve(on(device, repository))
+    questions = [
+        (name, sample("FP32", (rows, *shape), seed))
+        for seed, rows in enumerate(ROWS)
+        for name, shape in CASES
+    ]
+    expected = [run_onnx(models.MODELS[name](), {"INPUT0": array})["OUTPUT0"] for name, array in questions]
+
+    def check(index: int) -> None:
+        name, array = questions[index]
+        # ONNX Runtime multiplies with TF32's ten bits of mantissa where a GPU can.
+        np.testing.assert_allclose(infer(server, name, array), expected[index], rtol=2e-2, atol=2e-2)
+
+    for index in range(len(questions)):
+        check(index)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(check, [*range(len(questions))] * 8))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_metrics_name_the_gpus_in_use(serve: ServerFactory, repository: Path, device: str) -> None:
+    server = serve(on(device, repository))
+    infer(server, "identity_large", sample("FP32", (2, 150_528), 1))
+    text = server.get("/metrics").body.decode()
+    assert ('servolley_gpu_broken{device="cuda:0"} 0.0' in text) == (device == "cuda:0")
+    pinned = float(text.split("\nservolley_pool_pinned_bytes ", 1)[1].split("\n", 1)[0])
+    assert (pinned > 0) == (device == "cuda:0")
