@@ -129,14 +129,35 @@ py::dict servable_stats(engine::Servable& servable) {
   out["compute_infer_ns"] = stats.compute_infer_ns;
   out["compute_output_ns"] = stats.compute_output_ns;
   out["inference_count"] = stats.inference_rows;
+  out["nonfinite_count"] = stats.nonfinite;
   out["execution_count"] = stats.executions;
   out["last_inference_ms"] = stats.last_inference_ms;
   out["pending"] = servable.waiting();
+  out["in_flight"] = servable.in_flight();
   out["batches"] = batches;
   out["request_latency_ns"] = histogram(stats.request_latency);
   out["queue_latency_ns"] = histogram(stats.queue_latency);
   out["compute_latency_ns"] = histogram(stats.compute_latency);
   out["batch_rows"] = histogram(stats.batch_rows);
+  return out;
+}
+
+py::dict shadow_stats(const engine::Shadow& shadow) {
+  const engine::ShadowStats stats = shadow.stats();
+  py::dict out;
+  out["taken"] = stats.taken;
+  out["dropped"] = stats.dropped;
+  out["incompatible"] = stats.incompatible;
+  out["compared"] = stats.compared;
+  out["failed"] = stats.failed;
+  out["in_flight"] = stats.in_flight;
+  out["rows"] = stats.rows;
+  out["max_abs_error"] = stats.comparison.max_abs_error;
+  out["max_rel_error"] = stats.comparison.max_rel_error;
+  out["label_flips"] = stats.comparison.label_flips;
+  out["unequal_rows"] = stats.comparison.unequal_rows;
+  out["nonfinite"] = stats.comparison.nonfinite;
+  out["shape_mismatches"] = stats.comparison.shape_mismatches;
   return out;
 }
 

@@ -32,6 +32,7 @@ struct LoadOptions {
 LoadOptions read_load_options(const py::dict& options);
 
 py::dict servable_stats(engine::Servable& servable);
+py::dict shadow_stats(const engine::Shadow& shadow);
 py::dict pool_stats(const PoolStats& stats);
 py::list gpus_in_use(const engine::Gpus& gpus);
 py::dict front_stats(const engine::FrontStats& stats);

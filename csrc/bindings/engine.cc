@@ -10,6 +10,7 @@ namespace {
 
 using engine::Engine;
 using engine::Servable;
+using engine::Shadow;
 
 std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_t pool_bytes,
                                       std::uint64_t body_bytes, std::size_t decoded_bytes,
@@ -107,7 +108,9 @@ std::shared_ptr<Servable> reconfigure(PyEngine& self, const Servable& servable,
 void set_routes(PyEngine& self, const std::string& model,
                 const std::map<std::int64_t, std::shared_ptr<Servable>>& versions,
                 std::optional<std::int64_t> default_version,
-                const std::map<std::string, std::int64_t>& labels) {
+                const std::map<std::string, std::int64_t>& labels,
+                const std::map<std::int64_t, std::uint32_t>& split,
+                std::shared_ptr<Shadow> shadow) {
   engine::ModelRoutes routes;
   routes.versions = versions;
   if (default_version) {
@@ -118,7 +121,25 @@ void set_routes(PyEngine& self, const std::string& model,
     routes.default_version = at->second;
   }
   routes.labels.insert(labels.begin(), labels.end());
+  for (const auto& [version, weight] : split) {
+    const auto at = versions.find(version);
+    if (at == versions.end() || !default_version) {
+      raise_status(invalid_argument("a version of the split is not among the versions"));
+    }
+    routes.split.push_back(at->second);
+    routes.choice.add(weight);
+  }
+  if (routes.choice.empty()) routes.split.clear();
+  routes.shadow = std::move(shadow);
   self.engine->set_routes(model, std::move(routes));
+}
+
+std::shared_ptr<Shadow> make_shadow(PyEngine& self, std::shared_ptr<Servable> servable,
+                                    std::uint32_t fraction_ppm, std::uint32_t max_in_flight,
+                                    std::uint64_t max_bytes) {
+  return self.engine->create_shadow(
+      std::move(servable),
+      {.fraction_ppm = fraction_ppm, .max_in_flight = max_in_flight, .max_bytes = max_bytes});
 }
 
 std::int64_t next_expiry_us(const PyEngine& self) {
@@ -214,8 +235,15 @@ void bind_servable(py::module_& module) {
       .def_property_readonly("instances", &Servable::instances)
       .def_property_readonly("load_ns", [](const Servable& s) { return to_ns(s.load_time()); })
       .def("stats", &servable_stats)
+      .def("watch_outputs", &Servable::watch_outputs, py::arg("watched"))
       // heavy
       .def("close", &Servable::close, py::call_guard<py::gil_scoped_release>());
+
+  py::class_<Shadow, std::shared_ptr<Shadow>>(module, "Shadow")
+      // quick
+      .def("stats", &shadow_stats)
+      // heavy
+      .def("close", &Shadow::close, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace
@@ -285,7 +313,16 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("providers",
                              [](const PyEngine& self) { return self.library->providers(); })
       .def("set_routes", &set_routes, py::arg("model"), py::arg("versions"), py::arg("default"),
-           py::arg("labels"))
+           py::arg("labels"), py::arg("split") = std::map<std::int64_t, std::uint32_t>(),
+           py::arg("shadow") = nullptr)
+      .def("shadow", &make_shadow, py::arg("servable"), py::arg("fraction_ppm"),
+           py::arg("max_in_flight"), py::arg("max_bytes"), py::keep_alive<0, 1>())
+      .def(
+          "choose_version",
+          [](PyEngine& self, const std::string& model) {
+            return self.engine->choose_version(model);
+          },
+          py::arg("model"))
       .def(
           "remove_routes",
           [](PyEngine& self, const std::string& model) { self.engine->remove_routes(model); },

@@ -1,6 +1,7 @@
 // How finished batches become answers and numbers. Loop thread.
 
 #include "engine/engine.h"
+#include "engine/shadow.h"
 
 namespace servolley::engine {
 namespace {
@@ -39,6 +40,7 @@ void Engine::answer(std::unique_ptr<Batch> batch) {
     size.compute_infer_ns += infer_ns;
     size.compute_output_ns += output_ns;
     ++stats.executions;
+    stats.nonfinite += batch->nonfinite;
     // Triton's sums run over requests: each carries the phases of the batch that it ran in.
     stats.compute_output_ns += output_ns * batch->items.size();
     stats.compute_latency.observe(infer_ns);
@@ -72,6 +74,7 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
   }
   if (status.ok()) {
     count_success(batch, request, now);
+    if (request.shadow) request.shadow->take(request, outputs_);
   } else {
     count_failure(request, status.code(), reason, now);
     session.fail(request, status, now);

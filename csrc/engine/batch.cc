@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "engine/nonfinite.h"
+
 namespace servolley::engine {
 namespace {
 
@@ -63,6 +65,7 @@ void Batch::clear() {
   status = {};
   failure = FailureReason::kOther;
   rows = 0;
+  nonfinite = 0;
   executed = false;
 }
 
@@ -126,6 +129,21 @@ std::unique_ptr<Batch> split(Batch& batch, BatchPool& batches) {
 Status index_outputs(const Signature& signature, Batch& batch) {
   SERVOLLEY_TRY(check_rows(signature, batch));
   return index_bytes(batch);
+}
+
+std::uint32_t count_nonfinite(const Batch& batch) {
+  bool any = false;
+  for (const OutputTensor& output : batch.outputs) any = any || has_nonfinite(output.view);
+  if (!any) return 0;
+  std::uint32_t requests = 0;
+  for (std::size_t i = 0; i < batch.items.size(); ++i) {
+    bool theirs = false;
+    for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
+      theirs = theirs || has_nonfinite(rows_of(batch, o, i));
+    }
+    if (theirs) ++requests;
+  }
+  return requests;
 }
 
 TensorView rows_of(const Batch& batch, std::size_t output, std::size_t item) {

@@ -20,7 +20,8 @@ struct Batch {
   // for outputs of fixed-size elements and for batches of one.
   std::vector<std::vector<std::size_t>> bytes_offsets;
   std::int64_t rows = 0;
-  bool executed = false;  // the model ran (for statistics)
+  std::uint32_t nonfinite = 0;  // requests whose answer holds NaN or infinity, if that is watched
+  bool executed = false;        // the model ran (for statistics)
   // While it is launched: its lane, and the rows that the placement counts for it.
   int lane = 0;
   std::uint64_t placed_rows = 0;
@@ -66,6 +67,9 @@ std::unique_ptr<Batch> split(Batch& batch, BatchPool& batches);
 // Whether every output of an executed batch of several requests has the batch's rows, and where
 // each request's elements start in BYTES outputs.
 Status index_outputs(const Signature& signature, Batch& batch);
+
+// How many requests of an executed batch have NaN or infinity in their answers.
+std::uint32_t count_nonfinite(const Batch& batch);
 
 // The rows of the batch's request `item` in its output `output`.
 TensorView rows_of(const Batch& batch, std::size_t output, std::size_t item);

@@ -6,11 +6,12 @@
 namespace servolley::engine {
 
 BatchRunner::BatchRunner(const Signature& signature, std::unique_ptr<Executor> executor, Pool& pool,
-                         BatchPool& batches)
+                         BatchPool& batches, const std::atomic<bool>* watched)
     : signature_(signature),
       executor_(std::move(executor)),
       pool_(pool),
       batches_(batches),
+      watched_(watched),
       views_(signature.inputs.size()),
       gathered_(signature.inputs.size()) {}
 
@@ -34,6 +35,9 @@ void BatchRunner::run_or_bisect(std::unique_ptr<Batch> batch, BatchSink& sink) {
     status = internal_error("the runtime failed");
   }
   batch->executed = status.ok();
+  if (watched_ && status.ok() && watched_->load(std::memory_order_relaxed)) {
+    batch->nonfinite = count_nonfinite(*batch);
+  }
   if (status.ok() || batch->items.size() == 1) {
     batch->status = std::move(status);
     batch->failure = FailureReason::kBackend;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -13,8 +14,9 @@ namespace servolley::engine {
 // one bad request fails alone. Belongs to one thread at a time.
 class BatchRunner {
  public:
+  // `watched`: whether to look for NaN and infinity in what the model answers; null: never.
   BatchRunner(const Signature& signature, std::unique_ptr<Executor> executor, Pool& pool,
-              BatchPool& batches);
+              BatchPool& batches, const std::atomic<bool>* watched = nullptr);
 
   // Runs the batch's items and hands one or more finished batches to `sink`. Items that were
   // cancelled meanwhile are not run. Never throws: whatever a runtime throws becomes INTERNAL for
@@ -33,6 +35,7 @@ class BatchRunner {
   std::unique_ptr<Executor> executor_;
   Pool& pool_;
   BatchPool& batches_;
+  const std::atomic<bool>* const watched_;
   std::vector<TensorView> views_;
   std::vector<Buffer> gathered_;
   Duration last_run_{0};

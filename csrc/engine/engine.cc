@@ -58,15 +58,29 @@ void Engine::set_routes(std::string model, ModelRoutes routes) {
   routes_.set(std::move(model), std::move(routes));
 }
 
+std::optional<std::int64_t> Engine::choose_version(std::string_view model) {
+  HotRoute route;
+  route.model = model;
+  const auto target = routes_.find(route);
+  if (!target) return std::nullopt;
+  return target->servable->version();
+}
+
+std::shared_ptr<Shadow> Engine::create_shadow(std::shared_ptr<Servable> servable,
+                                              const ShadowOptions& options) {
+  return std::make_shared<Shadow>(std::move(servable), options, pool_);
+}
+
 Result<Request*> Engine::begin(const HotRoute& route, TimePoint now) {
   if (draining_) return unavailable("the server is shutting down");
-  auto servable = routes_.find(route);
-  if (!servable) {
+  auto target = routes_.find(route);
+  if (!target) {
     if (!routes_.knows(route.model)) ++front_.unknown_model_requests;
-    return std::move(servable).error();
+    return std::move(target).error();
   }
   Request* request = requests_.acquire();
-  request->servable = std::move(*servable);
+  request->servable = std::move(target->servable);
+  request->shadow = std::move(target->shadow);
   request->dialect = route.dialect;
   request->received = now;
   if (tracer_.on()) [[unlikely]] {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "engine/request.h"
 #include "engine/routes.h"
 #include "engine/servable.h"
+#include "engine/shadow.h"
 #include "engine/tracer.h"
 #include "memory/pool.h"
 #include "net/http1.h"
@@ -69,6 +71,12 @@ class Engine final : public BatchSink {
                                                     ServableOptions options);
 
   void set_routes(std::string model, ModelRoutes routes);
+  // The version that the next request naming none goes to; nothing if there is none. For control
+  // routes that ask a model.
+  std::optional<std::int64_t> choose_version(std::string_view model);
+  // For ModelRoutes::shadow.
+  std::shared_ptr<Shadow> create_shadow(std::shared_ptr<Servable> servable,
+                                        const ShadowOptions& options);
   void remove_routes(std::string_view model) { routes_.remove(model); }
 
   int completion_fd() const { return completions_.fd(); }

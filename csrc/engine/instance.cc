@@ -65,7 +65,8 @@ Status Servable::start_lanes() {
                                                    .batches = context_.batches,
                                                    .completions = context_.completions,
                                                    .mutex = mutex_,
-                                                   .queue = queue_});
+                                                   .queue = queue_,
+                                                   .watched = watched_});
   SERVOLLEY_TRY(lanes_->create(*runner_, options));
   return lanes_->start([&](LaneExecutor& executor) {
     return options_.warmup ? warm_up(executor, options.row_buckets) : Status();

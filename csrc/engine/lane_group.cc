@@ -193,6 +193,8 @@ void LaneGroup::complete_main(Instance& self) {
       continue;
     }
     batch->executed = true;
+    if (context_.watched.load(std::memory_order_relaxed))
+      batch->nonfinite = count_nonfinite(*batch);
     context_.completions.finished(std::move(batch));
   }
 }

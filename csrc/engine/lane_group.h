@@ -23,6 +23,7 @@ struct LaneContext {
   BatchSink& completions;  // thread-safe
   std::mutex& mutex;       // of the queue, and of everything here that is guarded
   batching::Queue& queue;
+  const std::atomic<bool>& watched;  // see Servable::watch_outputs()
 };
 
 // The instances of a servable whose runner launches: one for each device, with a thread that

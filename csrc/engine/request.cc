@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "engine/servable.h"
+#include "engine/shadow.h"
 
 namespace servolley::engine {
 
@@ -53,6 +54,7 @@ Request* RequestPool::acquire() {
 void RequestPool::release(Request* request) {
   request->connection = nullptr;
   request->servable.reset();
+  request->shadow.reset();
   request->infer.clear();
   request->body.reset();
   request->response_coding = codec::Coding::kIdentity;

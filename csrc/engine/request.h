@@ -18,6 +18,7 @@ namespace servolley::engine {
 
 class Connection;
 class Servable;
+class Shadow;
 
 // One hot call from its decoding to its answer. Made and answered on the loop thread; in between an
 // instance thread reads its inputs. Exactly one of these is true at any time: it is linked in a
@@ -29,6 +30,7 @@ struct Request : batching::Item {
   Dialect dialect = Dialect::kOipHttp;
   codec::Coding response_coding = codec::Coding::kIdentity;
   std::shared_ptr<Servable> servable;
+  std::shared_ptr<Shadow> shadow;  // gets a copy once the answer is there; mostly none
   codec::InferRequest infer;
   Buffer body;  // what the inputs with an empty owner lie in
   std::vector<std::int64_t> key_storage;

@@ -1,6 +1,9 @@
 #include "engine/routes.h"
 
 #include <charconv>
+#include <utility>
+
+#include "engine/shadow.h"
 
 namespace servolley::engine {
 namespace {
@@ -118,6 +121,16 @@ RouteMatch match_tfs(std::string_view rest, std::string& scratch, HotRoute& rout
   return RouteMatch::kControl;
 }
 
+// For a request that leaves the version to us.
+Target target_of(ModelRoutes& model) {
+  Target target{model.split.empty() ? model.default_version : model.split[model.choice.next()],
+                nullptr};
+  if (model.shadow && &model.shadow->servable() != target.servable.get() && model.shadow->due()) {
+    target.shadow = model.shadow;
+  }
+  return target;
+}
+
 }  // namespace
 
 RouteMatch match_hot_route(std::string_view method, std::string_view target, std::string& scratch,
@@ -137,16 +150,32 @@ RouteMatch match_hot_route(std::string_view method, std::string_view target, std
   return RouteMatch::kControl;
 }
 
-void RouteTable::remove(std::string_view model) {
-  if (const auto at = models_.find(model); at != models_.end()) models_.erase(at);
+void RouteTable::set(std::string model, ModelRoutes routes) {
+  ModelRoutes& current = models_[std::move(model)];
+  if (current.shadow && current.shadow != routes.shadow) current.shadow->retire();
+  current = std::move(routes);
 }
 
-Result<std::shared_ptr<Servable>> RouteTable::find(const HotRoute& route) const {
+void RouteTable::remove(std::string_view model) {
+  const auto at = models_.find(model);
+  if (at == models_.end()) return;
+  if (at->second.shadow) at->second.shadow->retire();
+  models_.erase(at);
+}
+
+void RouteTable::clear() {
+  for (auto& [name, routes] : models_) {
+    if (routes.shadow) routes.shadow->retire();
+  }
+  models_.clear();
+}
+
+Result<Target> RouteTable::find(const HotRoute& route) {
   const bool tfs = route.dialect == Dialect::kTfsHttp || route.dialect == Dialect::kTfsGrpc;
   const auto at = models_.find(route.model);
   std::optional<std::int64_t> version = route.version;
   if (at != models_.end()) {
-    const ModelRoutes& model = at->second;
+    ModelRoutes& model = at->second;
     if (!route.label.empty()) {
       const auto label = model.labels.find(route.label);
       if (label == model.labels.end()) {
@@ -155,10 +184,11 @@ Result<std::shared_ptr<Servable>> RouteTable::find(const HotRoute& route) const 
       }
       version = label->second;
     }
-    if (!version && model.default_version) return model.default_version;
     if (version) {
       const auto servable = model.versions.find(*version);
-      if (servable != model.versions.end()) return servable->second;
+      if (servable != model.versions.end()) return Target{servable->second, nullptr};
+    } else if (model.default_version) {
+      return target_of(model);
     }
   }
   const std::string name = quoted(route.model);

@@ -7,12 +7,16 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "base/status.h"
 #include "engine/servable.h"
 #include "engine/stats.h"
+#include "engine/weighted_choice.h"
 
 namespace servolley::engine {
+
+class Shadow;
 
 // A call of one of the routes that never leave the core:
 //   POST /v2/models/M[/versions/V]/infer
@@ -31,22 +35,33 @@ enum class RouteMatch : std::uint8_t { kHot, kControl, kInvalid };
 RouteMatch match_hot_route(std::string_view method, std::string_view target, std::string& scratch,
                            HotRoute& route, Status& error);
 
-// Everything that is routable under one model name.
+// Everything that is routable under one model name. Requests that name neither a version nor a
+// label are spread over `split` by `choice`, or go to the default version where there is no split.
 struct ModelRoutes {
   std::map<std::int64_t, std::shared_ptr<Servable>> versions;
   std::shared_ptr<Servable> default_version;
+  std::vector<std::shared_ptr<Servable>> split;  // in the order of `choice`
+  WeightedChoice choice;
+  std::shared_ptr<Shadow> shadow;  // of the same requests
   std::map<std::string, std::int64_t, std::less<>> labels;
+};
+
+// Where a request goes, and its copy if one is due.
+struct Target {
+  std::shared_ptr<Servable> servable;
+  std::shared_ptr<Shadow> shadow;
 };
 
 // Model name -> servables. Loop thread only.
 class RouteTable {
  public:
-  void set(std::string model, ModelRoutes routes) { models_[std::move(model)] = std::move(routes); }
+  // A shadow that is no longer routed is retired; so by the next two.
+  void set(std::string model, ModelRoutes routes);
   void remove(std::string_view model);
-  // The servable, or the dialect's error.
-  Result<std::shared_ptr<Servable>> find(const HotRoute& route) const;
+  // Or the dialect's error.
+  Result<Target> find(const HotRoute& route);
   bool knows(std::string_view model) const { return models_.find(model) != models_.end(); }
-  void clear() { models_.clear(); }
+  void clear();
 
  private:
   struct Hash {

@@ -95,7 +95,7 @@ Status Servable::prepare() {
   auto executor = runner_->create_executor();
   if (!executor) return std::move(executor).error();
   loop_runner_ = std::make_unique<BatchRunner>(signature_, std::move(*executor), context_.pool,
-                                               context_.batches);
+                                               context_.batches, &watched_);
   inline_.store(options_.execution == Execution::kInline);
   if (options_.warmup) warm_up();
   if (!inline_.load()) SERVOLLEY_TRY(start_instances());
@@ -182,8 +182,8 @@ Status Servable::start_instances() {
   while (instance_runners_.size() < static_cast<std::size_t>(instances_)) {
     auto executor = runner_->create_executor();
     if (!executor) return std::move(executor).error();
-    instance_runners_.push_back(std::make_unique<BatchRunner>(signature_, std::move(*executor),
-                                                              context_.pool, context_.batches));
+    instance_runners_.push_back(std::make_unique<BatchRunner>(
+        signature_, std::move(*executor), context_.pool, context_.batches, &watched_));
   }
   for (auto& runner : instance_runners_) {
     threads_.emplace_back([this, &runner = *runner] { instance_main(runner); });

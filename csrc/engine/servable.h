@@ -98,6 +98,11 @@ class Servable {
 
   // Loop thread.
   ServableStats& stats() { return stats_; }
+  // Admitted and not yet answered.
+  std::int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+  // Loop thread. Whether answers with NaN or infinity are counted from now on: every output is
+  // read once more for it, on the thread that ran the model.
+  void watch_outputs(bool watched) { watched_.store(watched, std::memory_order_relaxed); }
 
   // Waits until every admitted request has been answered, joins the instances and frees the model.
   // Nothing may be admitted any more. The loop thread must go on running meanwhile, so it must not
@@ -142,6 +147,7 @@ class Servable {
   bool stopping_ = false;  // guarded by mutex_
 
   std::atomic<bool> inline_{false};
+  std::atomic<bool> watched_{false};
   std::atomic<std::int64_t> mean_run_ns_{0};
   std::atomic<std::uint32_t> runs_{0};
 

@@ -41,6 +41,7 @@ struct ServableStats {
   std::uint64_t compute_infer_ns = 0;
   std::uint64_t compute_output_ns = 0;
   std::uint64_t inference_rows = 0;
+  std::uint64_t nonfinite = 0;  // answers with NaN or infinity, while that is watched
   std::uint64_t executions = 0;
   std::int64_t last_inference_ms = 0;
   std::vector<BatchSizeStats> batches;  // ascending rows

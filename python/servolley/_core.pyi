@@ -66,14 +66,34 @@ class ServableStats(TypedDict):
     compute_infer_ns: int
     compute_output_ns: int
     inference_count: int  # rows
+    nonfinite_count: int  # answers with NaN or infinity, while watch_outputs() says so
     execution_count: int  # batches
     last_inference_ms: int  # epoch; 0 = never
     pending: int  # admitted, not yet executing
+    in_flight: int  # admitted, not yet answered
     batches: list[BatchStat]
     request_latency_ns: Histogram
     queue_latency_ns: Histogram
     compute_latency_ns: Histogram  # one observation per batch
     batch_rows: Histogram  # one observation per batch
+
+@type_check_only
+class ShadowStats(TypedDict):
+    """Counted in requests, where nothing else is said."""
+
+    taken: int  # copies that were made
+    dropped: int  # not made: as many as may be were in flight, or held as much memory
+    incompatible: int  # not made: this version takes or gives other tensors
+    compared: int
+    failed: int
+    in_flight: int
+    rows: int  # of what was compared
+    max_abs_error: float  # of floating-point elements that are finite on both sides
+    max_rel_error: float  # |a - b| / max(|a|, |b|): 0 to 2
+    label_flips: int  # places of another argmax along the last dimension, in floats of rank 2 and more
+    unequal_rows: int  # of outputs that are not floats
+    nonfinite: int  # elements that are NaN or infinite on one side, and not the same on the other
+    shape_mismatches: int  # outputs
 
 @type_check_only
 class PoolStats(TypedDict):
@@ -183,9 +203,20 @@ class Servable:
         """How long loading and warm-up took."""
     def stats(self) -> ServableStats:
         """Quick; loop thread."""
+    def watch_outputs(self, watched: bool) -> None:
+        """Quick; loop thread: whether answers with NaN or infinity are counted from now on."""
     def close(self) -> None:
         """Heavy, any thread: waits for requests in flight, joins instance threads, frees the model's memory.
         Take it out of the routes first."""
+
+class Shadow:
+    """A version that gets copies of requests which another one has answered, and is compared with it."""
+
+    def stats(self) -> ShadowStats:
+        """Quick; loop thread."""
+    def close(self) -> None:
+        """Heavy, any thread: waits for the run under way, drops what waits. First take it out of the
+        routes."""
 
 class Engine:
     """The composition of pool, runtime, routes and servables behind one event loop."""
@@ -227,10 +258,23 @@ class Engine:
         say about the runtime is not looked at. Close both. Raises CoreError, FAILED_PRECONDITION if
         ``servable`` is closed."""
     def set_routes(
-        self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
+        self,
+        model: str,
+        versions: dict[int, Servable],
+        default: int | None,
+        labels: dict[str, int],
+        split: dict[int, int] = ...,
+        shadow: Shadow | None = None,
     ) -> None:
         """Quick: replaces everything that is routable under ``model``. Empty ``versions``: known but not
-        ready (503)."""
+        ready (503). Requests that name neither a version nor a label go to ``default`` or, where there is a
+        ``split``, to its versions by their weights; those that do not go to the shadow's version are copied
+        to ``shadow`` once they are answered."""
+    def shadow(self, servable: Servable, fraction_ppm: int, max_in_flight: int, max_bytes: int) -> Shadow:
+        """Quick. ``fraction_ppm``: of the requests, in millionths. ``max_in_flight``, ``max_bytes``: copies
+        that wait or run, and the memory that they keep from others; above it they are dropped."""
+    def choose_version(self, model: str) -> int | None:
+        """Quick: the version that the next request naming none goes to."""
     def remove_routes(self, model: str) -> None:
         """Quick: the model is unknown from now on (404)."""
     def tick(self) -> list[Connection] | None:

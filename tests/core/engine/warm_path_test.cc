@@ -3,8 +3,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
-#include "harness.h"
+#include "versions.h"
 
 namespace {
 
@@ -58,6 +59,37 @@ TEST_CASE("a warm request never calls the allocator") {
   }
   CHECK(allocations.load() == before);
   CHECK(engine.front_stats().responses[200] == 250 * clients.size());
+}
+
+TEST_CASE("nor does one that is split and copied to a shadow") {
+  Engine engine({});
+  Pool& pool = engine.pool();
+  const auto one = version(engine, 1, times(pool, 2));
+  const auto two = version(engine, 2, times(pool, 3));
+  const auto three = version(engine, 3, times(pool, 4));
+  const auto shadow = engine.create_shadow(three, {});
+  ModelRoutes routes = routes_to({one, two, three});
+  routes.split = {one, two};
+  routes.choice.add(2);
+  routes.choice.add(1);
+  routes.shadow = shadow;
+  engine.set_routes("m", routes);
+  Client client(engine);
+  const std::string request = infer_row(3);
+  char sink[4096];
+  const auto round = [&] {
+    client.send(request);
+    engine.tick();
+    (void)::recv(client.peer(), sink, sizeof sink, 0);
+    while (shadow->stats().in_flight > 0) std::this_thread::yield();
+  };
+  for (int i = 0; i < 300; ++i) round();  // every place of the ring, several times
+  const std::uint64_t before = allocations.load();
+  for (int i = 0; i < 300; ++i) round();
+  CHECK(allocations.load() == before);
+  CHECK(shadow->stats().compared == 600);
+  engine.remove_routes("m");
+  shadow->close();
 }
 
 }  // namespace
