@@ -201,6 +201,42 @@ def slow_to_load(rounds: int, constant: float) -> onnx.ModelProto:
     )
 
 
+def plus_slowly(constant: float, rounds: int = 3) -> onnx.ModelProto:
+    """What ``plus`` answers for x = 0, after `rounds` multiplications of 512x512 matrices: milliseconds."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["w", "sum"], ["m0"]),
+        *(helper.make_node("MatMul", [f"m{i}", "w"], [f"m{i + 1}"]) for i in range(rounds)),
+        helper.make_node("ReduceMax", [f"m{rounds}"], ["nothing"], keepdims=0),
+        helper.make_node("Add", ["x", "nothing"], ["same"]),
+        helper.make_node("Add", ["same", "c"], ["y"]),
+    ]
+    weights: dict[str, npt.NDArray[np.generic]] = {"c": _floats(constant), "w": _normal(3, 512, 512)}
+    return _model("plus_slowly", nodes, [_value("x", ["batch"])], [_value("y", ["batch"])], weights)
+
+
+def not_a_number() -> onnx.ModelProto:
+    """Takes what ``plus`` does; every answer is NaN."""
+    return _model(
+        "not_a_number",
+        [helper.make_node("Mul", ["x", "c"], ["y"])],
+        [_value("x", ["batch"])],
+        [_value("y", ["batch"])],
+        {"c": _floats(float("nan"))},
+    )
+
+
+def scaled(factor: float) -> onnx.ModelProto:
+    """FP32 [-1,4]: ``OUTPUT0`` = factor * ``INPUT0``."""
+    return _model(
+        "scaled",
+        [helper.make_node("Mul", ["INPUT0", "c"], ["OUTPUT0"])],
+        [_value("INPUT0", ["batch", 4])],
+        [_value("OUTPUT0", ["batch", 4])],
+        {"c": _floats(factor)},
+    )
+
+
 def two_inputs() -> onnx.ModelProto:
     """INT32 [-1,16] twice: ``OUTPUT0`` is the sum, ``OUTPUT1`` the difference."""
     dims: Dims = ["batch", 16]

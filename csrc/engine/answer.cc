@@ -85,7 +85,8 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
 }
 
 void Engine::trace(const Request& request, const Batch* batch, Code code, TimePoint answering) {
-  if (!request.traced) [[likely]] return;
+  if (!request.traced) [[likely]]
+    return;
   tracer_.keep(request, batch, code, answering, Clock::now());
 }
 

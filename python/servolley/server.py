@@ -26,6 +26,7 @@ from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
 from servolley.front.shared_memory import SharedMemory
 from servolley.front.tfs_routes import TfsRoutes
+from servolley.front.traffic_routes import TrafficRoutes
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
@@ -34,6 +35,7 @@ from servolley.repository.discovery import Poller
 from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
+from servolley.repository.traffic_control import TrafficControl
 
 if TYPE_CHECKING:
     from servolley.config.model import ModelConfig
@@ -160,6 +162,7 @@ class Server:
             )
         self._driver = Driver(self._engine, loop, limit)
         self._manager = Manager(self._engine, self._settings.repository, loop)
+        self._traffic = TrafficControl(self._manager)
         self._context = ServerContext(
             _core.__version__,
             self._manager,
@@ -169,6 +172,7 @@ class Server:
             from servolley.repository.explicit import ExplicitControl
 
             self._context.control = ExplicitControl(self._manager, self._source, _override)
+        self._context.choose_version = self._engine.choose_version
         self._context.inner = InnerCalls(self._engine, self._driver)
         self._context.examples = ExampleCalls(
             self._context, built_messages, self._settings.limits.request_timeout_ms * 1000
@@ -196,7 +200,9 @@ class Server:
         code = await self._load_models()
         if code is None:
             self._poll()
+            judging = asyncio.create_task(self._traffic.run())
             await self._stop.wait()
+            judging.cancel()
             code = 0
         await self._shut_down(self._settings.limits.drain_timeout_s)
         return code
@@ -215,6 +221,7 @@ class Server:
         OipRoutes(self._context).register(everything)
         LabelRoutes(self._context).register(everything)
         TfsRoutes(self._context).register(everything)
+        TrafficRoutes(self._context, self._traffic).register(everything)
         for router in (everything, only_metrics):
             metrics.register(router)
         return Entrances(self._settings, self._driver, everything, only_metrics, self._grpc.find)

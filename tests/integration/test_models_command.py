@@ -156,3 +156,19 @@ def test_with_a_key_on_a_socket_and_over_tls(serve: ServerFactory, root: Path, t
         assert command("list", *url, "--token-file", token).returncode == 3  # an authority that nobody knows
         assert "READY" in done("list", *url, "--token-file", token, "--ca-file", authority.ca)
         assert secure.stop() == 0
+
+
+def test_split_and_traffic(serve: ServerFactory, root: Path) -> None:
+    (root / "m" / "model.toml").write_text("[versions]\nall = true\n[canary]\nweight = 50\n")
+    server = serve(root)
+    at = ("--server", f"http://{server.url}")
+    assert shown("split", "m", "1=1", "2=4", *at)["weights"] == {"1": 1, "2": 4}
+    assert [constant_of(server) for _ in range(5)].count(2) == 4
+    assert shown("traffic", "m", "rollback", *at)["canary"]["state"] == "rolled_back"
+    assert {constant_of(server) for _ in range(4)} == {1}
+    lines = [line.split() for line in done("traffic", "m", *at).splitlines()]
+    assert ["canary.state", "rolled_back"] in lines
+    refused = command("split", "m", "2=1", *at)
+    assert refused.returncode != 0
+    assert "version 2 was rolled back: reset that first" in refused.stderr
+    assert shown("traffic", "m", "reset", *at)["weights"] == {"1": 50, "2": 50}

@@ -67,9 +67,11 @@ def stats(**changes: Any) -> dict[str, Any]:
         "compute_infer_ns": 4_000_000,
         "compute_output_ns": 500_000,
         "inference_count": 12,
+        "nonfinite_count": 0,
         "execution_count": 3,
         "last_inference_ms": 1_700_000_000_000,
         "pending": 5,
+        "in_flight": 0,
         "batches": [
             {
                 "rows": 4,
@@ -93,6 +95,21 @@ POOL_STATS = {
     "pinned_bytes": 2,
     "allocations": 4,
 }
+SHADOW_STATS = {
+    "taken": 10,
+    "dropped": 2,
+    "incompatible": 1,
+    "compared": 7,
+    "failed": 3,
+    "in_flight": 0,
+    "rows": 14,
+    "max_abs_error": 0.5,
+    "max_rel_error": 0.25,
+    "label_flips": 4,
+    "unequal_rows": 5,
+    "nonfinite": 6,
+    "shape_mismatches": 8,
+}
 SHARED_MEMORY_USAGE = {"regions": 3, "bytes": 8192}
 FRONT_STATS = {
     "connections": 1,
@@ -115,22 +132,42 @@ class Servable:
         self.instances = 1
         self.load_ns = 250_000_000
         self.closed = False
+        self.watched = False
+        self.changes: dict[str, Any] = {}  # of what stats() says
 
     def stats(self) -> dict[str, Any]:
-        return stats()
+        return stats(**self.changes)
+
+    def watch_outputs(self, watched: bool) -> None:
+        self.watched = watched
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Shadow:
+    def __init__(self, servable: Servable, limits: tuple[int, int, int]) -> None:
+        self.servable, self.limits = servable, limits
+        self.closed = False
+
+    def stats(self) -> dict[str, Any]:
+        return SHADOW_STATS
 
     def close(self) -> None:
         self.closed = True
 
 
 class Engine:
-    """``failures``: (model, version) -> what loading it raises. ``routes``: as last set."""
+    """``failures``: (model, version) -> what loading it raises. ``routes``: as last set, and the splits and
+    shadows that came with them."""
 
     def __init__(self) -> None:
         self.failures: dict[tuple[str, int], Exception] = {}
         self.loads: list[tuple[str, int, dict[str, Any]]] = []
         self.reconfigured: list[tuple[str, int, dict[str, Any]]] = []
         self.routes: dict[str, tuple[list[int], int | None, dict[str, int]]] = {}
+        self.splits: dict[str, dict[int, int]] = {}
+        self.shadows: dict[str, Shadow | None] = {}
         self.completion_fd, self.completions = os.pipe()
         self.runtime_version = "1.99.0"
         self.shared_memory: dict[str, dict[str, Any]] = {}
@@ -153,12 +190,27 @@ class Engine:
         return Servable(servable.name, servable.version)
 
     def set_routes(
-        self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
+        self,
+        model: str,
+        versions: dict[int, Servable],
+        default: int | None,
+        labels: dict[str, int],
+        split: dict[int, int] | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
+        assert set(split or {}) <= set(versions)
         self.routes[model] = (list(versions), default, labels)
+        self.splits[model], self.shadows[model] = split or {}, shadow
 
     def remove_routes(self, model: str) -> None:
         del self.routes[model]
+
+    def shadow(self, servable: Servable, fraction_ppm: int, max_in_flight: int, max_bytes: int) -> Shadow:
+        assert not servable.closed
+        return Shadow(servable, (fraction_ppm, max_in_flight, max_bytes))
+
+    def choose_version(self, model: str) -> int | None:
+        return self.routes[model][1] if model in self.routes else None
 
     def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Says no with the core's words for the name "taken"."""

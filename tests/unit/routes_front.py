@@ -19,10 +19,12 @@ from servolley.front.metrics_routes import MetricsRoutes
 from servolley.front.oip_routes import OipRoutes
 from servolley.front.router import Router
 from servolley.front.tfs_routes import TfsRoutes
+from servolley.front.traffic_routes import TrafficRoutes
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.manager import Manager
+from servolley.repository.traffic_control import TrafficControl
 from servolley.status import StatusError
 from unit import fake_core
 
@@ -44,6 +46,7 @@ class Front:
         OipRoutes(self.context).register(self.router)
         LabelRoutes(self.context).register(self.router)
         TfsRoutes(self.context).register(self.router)
+        TrafficRoutes(self.context, TrafficControl(self.manager)).register(self.router)
         MetricsRoutes(engine, self.manager, "1.2.3").register(self.router)
 
     async def load(self) -> None:

@@ -28,7 +28,7 @@ def model(text: str) -> ModelConfig:
         ("[runtime]\nintra_op_thread_count = 3", "did you mean 'intra_op_threads'?"),
         (
             "zebra = 1",
-            "unknown key 'zebra' (known: batching, class_labels, filename, runtime, signatures, versions)",
+            "unknown key 'zebra' (known: batching, ",
         ),
         ("[batching]\nmax_batch_size = '3'", "'batching.max_batch_size': Expected `int | null`, got `str`"),
         ("[batching]\nmax_batch_size = -1", "'batching.max_batch_size': Expected `int` >= 0"),
@@ -42,6 +42,29 @@ def model(text: str) -> ModelConfig:
         ("filename = '../../etc/passwd'", "'filename'"),
         ("filename = '..'", "must name a file"),
         ("a = [", "not valid TOML"),
+        ("[traffic]\nsplit = { 1 = 0 }", "a split needs a weight above 0"),
+        ("[traffic]\nsplit = { one = 1 }", "'traffic.split': Expected `int`, got `str`: a key"),
+        ("[traffic]\nsplit = { 0 = 1 }", "'traffic.split': Expected `int` >= 1: a key"),
+        ("[traffic]\nsplit = { 1 = -1 }", "'traffic.split"),
+        ("[traffic]\nsplit = { 1 = 0.5 }", "'traffic.split"),
+        ("[traffic]\nspilt = {}", "unknown key 'traffic.spilt', did you mean 'split'?"),
+        ("[traffic]\nsplit = { 1 = 1, 2 = 1 }", "need 2 versions, of which [versions] keeps 1"),
+        (
+            "[versions]\nspecific = [1, 2]\n[traffic]\nsplit = { 1 = 1, 3 = 1 }",
+            "names version 3, which is not in [versions] specific",
+        ),
+        ("[canary]", "need 2 versions, of which [versions] keeps 1: give latest = 2, specific or all"),
+        ("[versions]\nspecific = [1]\n[shadow]", "need 2 versions, of which [versions] keeps 1"),
+        ("[versions]\nall = true\n[canary]\nversion = 'newest'", "'canary.version'"),
+        ("[versions]\nall = true\n[canary]\nversion = 2\nstable = 2", "must not be the same"),
+        ("[versions]\nall = true\n[canary]\nweight = 100", "'canary.weight'"),
+        ("[versions]\nall = true\n[canary]\nmax_latency_ratio = 0.5", "at least 1, or 0 for any"),
+        ("[versions]\nall = true\n[shadow]\nfraction = 0", "'shadow.fraction'"),
+        ("[versions]\nall = true\n[shadow]\nmax_memory = 'much'", "not a size in bytes"),
+        (
+            "[versions]\nall = true\n[canary]\n[traffic]\nsplit = { 1 = 1 }",
+            "give [traffic] split or [canary], not both",
+        ),
         ("batching = 3", "'batching': Expected `object`, got `int`"),
     ],
 )
@@ -204,3 +227,17 @@ def test_signatures_in_model_toml() -> None:
 def test_bad_signatures_in_model_toml(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_toml(f"[signatures.s]\n{text}", ModelConfig, source="model.toml")
+
+
+def test_model_toml_traffic() -> None:
+    found = model(
+        "[versions]\nlatest = 3\n[traffic]\nsplit = { 1 = 90, 2 = 10 }\n"
+        "[shadow]\nversion = 3\nfraction = 0.25\nmax_memory = '1MiB'\n"
+    )
+    assert found.traffic.split == {1: 90, 2: 10}
+    assert found.shadow is not None
+    assert (found.shadow.version, found.shadow.fraction, found.shadow.max_memory) == (3, 0.25, 1 << 20)
+    assert found.named_versions() == {1, 2, 3}
+    canary = model("[versions]\nall = true\n[canary]\nstable = 4\nwindow_s = 5\n").canary
+    assert canary is not None
+    assert (canary.version, canary.stable, canary.window_s, canary.weight) == ("latest", 4, 5.0, 10)

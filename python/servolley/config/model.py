@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from servolley.config.traffic import Canary, Shadow, Traffic, Version, named_versions
+
 if TYPE_CHECKING:
     from servolley._core import ServableOptions
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 PositiveCount = Annotated[int, Meta(ge=1, le=1 << 31)]
 Microseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
-Version = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 NonEmpty = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 _OPTIMIZATION_LEVELS = {"off": 0, "basic": 1, "extended": 2, "all": 99}
@@ -129,6 +130,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     filename: the model's file inside each version directory.
     class_labels: output name -> text file with one class label per line, inside the model directory.
+    traffic, canary, shadow: see config.traffic.
     signatures: signature name -> what classify and regress calls that name it mean. "serving_default" is that
         of calls that name none.
     """
@@ -139,10 +141,38 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     versions: Versions = Versions()
     class_labels: dict[NonEmpty, NonEmpty] = {}
     signatures: dict[NonEmpty, Signature] = {}
+    traffic: Traffic = Traffic()
+    canary: Canary | None = None
+    shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
         if self.filename in {".", ".."}:
             raise ValueError("filename must name a file")
+        if self.canary is not None and self.traffic.split:
+            raise ValueError("give [traffic] split or [canary], not both")
+        self._check_versions()
+
+    def named_versions(self) -> set[int]:
+        """What [traffic], [canary] and [shadow] cannot do without."""
+        return named_versions(self.traffic, self.canary, self.shadow)
+
+    def _check_versions(self) -> None:
+        named, policy = self.named_versions(), self.versions
+        if policy.all:
+            return
+        compares = self.canary is not None or self.shadow is not None
+        needed = max(len(named), 2 if compares else 0)
+        if policy.specific and (missing := sorted(named - set(policy.specific))):
+            raise ValueError(
+                f"[traffic], [canary] or [shadow] names version {missing[0]}, "
+                "which is not in [versions] specific"
+            )
+        kept = len(policy.specific) or policy.latest or 1
+        if needed > kept:
+            raise ValueError(
+                f"[traffic], [canary] and [shadow] need {needed} versions, of which [versions] keeps {kept}: "
+                f"give latest = {needed}, specific or all"
+            )
 
 
 def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "ServableOptions":

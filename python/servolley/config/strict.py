@@ -47,7 +47,7 @@ def parse_toml(text: str, struct: type[S], *, source: str) -> S:
     if unknown:
         raise ConfigError(f"{source}: " + "; ".join(unknown))
     try:
-        return msgspec.convert(document, type=struct, dec_hook=_decode_custom)
+        return msgspec.convert(document, type=struct, dec_hook=_decode_custom, str_keys=True)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {_with_dotted_path(str(error))}") from error
 
@@ -85,8 +85,8 @@ def _decode_custom(kind: type, value: object) -> object:
 
 
 def _with_dotted_path(message: str) -> str:
-    # msgspec ends its texts with " - at `$.batching.max_batch_size`".
-    text, separator, path = message.rpartition(" - at `$")
+    # msgspec ends its texts with " - at `$.batching.max_batch_size`", or " - at `key` in `$.traffic.split`".
+    text, separator, path = message.replace(" - at `key` in `$", ": a key - at `$").rpartition(" - at `$")
     return f"'{path.rstrip('`').lstrip('.')}': {text}" if separator else message
 
 

@@ -8,6 +8,8 @@ from servolley.repository.control import ModelControl, NoModelControl
 from servolley.status import not_found, unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from servolley._core import Servable
     from servolley.front.example_calls import ExampleCalls
     from servolley.front.inner import InnerCalls
@@ -22,6 +24,7 @@ class ServerContext:
     """One server's state, as the routes see it. ``draining``: on its way down. ``shared_memory``: None where
     clients may not register any. ``inner``: inference for control routes. ``examples``: those that need it.
     ``tracing``: None until the engine runs. ``log_gate``: which levels are logged.
+    ``choose_version``: see the core's Engine.
     """
 
     version: str
@@ -32,6 +35,7 @@ class ServerContext:
     examples: "ExampleCalls | None" = None
     tracing: "Tracing | None" = None
     log_gate: LevelGate = field(default_factory=level_gate)
+    choose_version: "Callable[[str], int | None] | None" = None
     draining: bool = False
 
     @property
@@ -46,7 +50,7 @@ class ServerContext:
         return record
 
     def servable(self, name: str, version: str | None) -> "tuple[ModelRecord, Servable]":
-        """The version asked for, or the highest available. Raises StatusError, with the core's texts."""
+        """The version asked for, or the default one. Raises StatusError, with the core's texts."""
         record = self.model(name)
         available = record.available()
         if version is None:

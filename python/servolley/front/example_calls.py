@@ -50,7 +50,7 @@ class ExampleCalls:
         slow = len(body) > _QUICK_BYTES or bool(encoding)
         _check_size(len(body))
         signature, given = await self._off_loop_if(slow, read)
-        servable = tfs.servable_of(self._context, which)
+        servable = tfs.answering(self._context, which)
         steps = [self._plan(servable, signature, method)]
         result = self._new("ClassificationResult" if method is Method.CLASSIFY else "RegressionResult")
         await self._run(servable, steps, given, [result], rest=True, bytes_in=given.ByteSize())
@@ -68,7 +68,7 @@ class ExampleCalls:
     async def _one(self, body: bytes, method: Method, name: str) -> bytes:
         request = await self._parse(body, f"{name}Request")
         response = self._new(f"{name}Response")
-        servable = tfs.servable_of(self._context, tfs.which_of(request))
+        servable = tfs.answering(self._context, tfs.which_of(request))
         signature = request.model_spec.signature_name
         steps = [self._plan(servable, signature, method)]
         await self._run(servable, steps, request.input, [response.result], rest=False, bytes_in=len(body))
@@ -86,7 +86,7 @@ class ExampleCalls:
             raise invalid_argument(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name."
             )
-        servable = tfs.servable_of(self._context, which[0])
+        servable = tfs.answering(self._context, which[0])
         steps = [
             self._plan(servable, task.model_spec.signature_name, _method_of(task.method_name))
             for task in tasks

@@ -8,7 +8,9 @@ from servolley.front.router import Router
 if TYPE_CHECKING:
     from servolley._core import Engine
     from servolley.observe.metrics import Snapshot
+    from servolley.observe.traffic_metrics import TrafficSnapshot
     from servolley.repository.manager import Manager
+    from servolley.repository.records import ModelRecord
 
 
 class MetricsRoutes:
@@ -43,4 +45,25 @@ class MetricsRoutes:
             front=self._engine.front_stats(),
             shared_memory=self._engine.shared_memory_usage(),
             gpus=self._engine.gpus(),
+            traffic=[_traffic(model) for model in self._manager.models.values()],
         )
+
+
+def _traffic(model: "ModelRecord") -> "TrafficSnapshot":
+    from servolley.observe.traffic_metrics import TrafficSnapshot
+
+    routing, traffic = model.routing(), model.traffic
+    canary = None
+    if routing.canary is not None and routing.state is not None:
+        canary = (routing.canary, routing.state.value)
+    shadow = None
+    if traffic.shadow is not None and routing.shadow is not None:
+        shadow = (routing.shadow, traffic.shadow.stats())
+    return TrafficSnapshot(
+        model.name,
+        routing.weights,
+        canary,
+        {reason.value: count for reason, count in traffic.rollbacks.items()},
+        traffic.promotions,
+        shadow,
+    )

@@ -2,7 +2,7 @@
 and messages over gRPC."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from servolley.front.signatures import Method, plan
@@ -60,17 +60,24 @@ def metadata_of(context: "ServerContext", which: Which) -> dict[str, Any]:
 
 
 def servable_of(context: "ServerContext", which: Which) -> "Servable":
-    """The version asked for, or the highest available. Raises StatusError."""
+    """The version asked for, or the default one. Raises StatusError."""
     record = context.manager.models.get(which.name)
     version = _version_asked_for(which, record)
     available = record.available() if record is not None else {}
     if version is None:
-        version = max(available, default=None)
+        version = record.default_version() if record is not None else None
         if version is None:
             raise not_found(f"Servable not found for request: Latest({which.name})")
     if version not in available:
         raise not_found(f"Servable not found for request: Specific({which.name}, {version})")
     return available[version]
+
+
+def answering(context: "ServerContext", which: Which) -> "Servable":
+    """The version that answers a call: one that names none goes where the core would send it."""
+    if which.version is None and which.label is None and context.choose_version is not None:
+        which = replace(which, version=context.choose_version(which.name))
+    return servable_of(context, which)
 
 
 def _version_asked_for(which: Which, record: "ModelRecord | None") -> int | None:

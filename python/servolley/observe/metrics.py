@@ -15,6 +15,8 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from servolley.observe.traffic_metrics import TrafficSnapshot, traffic_families
+
 if TYPE_CHECKING:
     from servolley._core import FrontStats, GpuInUse, Histogram, PoolStats, ServableStats, SharedMemoryUsage
 
@@ -81,6 +83,7 @@ class Snapshot:
     front: "FrontStats"
     shared_memory: "SharedMemoryUsage"
     gpus: Sequence["GpuInUse"] = ()
+    traffic: Sequence[TrafficSnapshot] = ()
 
 
 class CoreCollector(Collector):
@@ -97,6 +100,7 @@ class CoreCollector(Collector):
         yield from self._gpu_families()
         yield from self._shared_memory_families()
         yield from self._front_families()
+        yield from traffic_families(self._snapshot.traffic)
         build = GaugeMetricFamily(
             "servolley_build_info", "Constant 1; versions as labels", labels=("version", "onnxruntime")
         )
@@ -164,6 +168,14 @@ class CoreCollector(Collector):
             "Answers of inference requests by API and canonical code",
             labels=(*_MODEL_LABELS, "api", "code"),
         )
+        nonfinite = CounterMetricFamily(
+            "servolley_nonfinite_answers",
+            "Answers with NaN or infinity, of versions that are watched for it",
+            labels=_MODEL_LABELS,
+        )
+        for s in self._snapshot.servables:
+            nonfinite.add_metric((s.model, str(s.version)), s.stats["nonfinite_count"])
+        yield nonfinite
         for s in self._snapshot.servables:
             for dialect, codes in s.stats["responses"].items():
                 for code, count in codes.items():

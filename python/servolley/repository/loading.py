@@ -5,7 +5,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from servolley._core import CoreError, Servable
+from servolley._core import CoreError, Servable, Shadow
 from servolley.config.model import servable_options
 from servolley.config.strict import ConfigError
 from servolley.repository.layout import ModelOnDisk, read_class_labels
@@ -29,8 +29,16 @@ class Loader(Protocol):
     def reconfigure(self, servable: Servable, options: "ServableOptions") -> Servable: ...
 
     def set_routes(
-        self, model: str, versions: dict[int, Servable], default: int | None, labels: dict[str, int]
+        self,
+        model: str,
+        versions: dict[int, Servable],
+        default: int | None,
+        labels: dict[str, int],
+        split: dict[int, int] = ...,
+        shadow: Shadow | None = None,
     ) -> None: ...
+
+    def shadow(self, servable: Servable, fraction_ppm: int, max_in_flight: int, max_bytes: int) -> Shadow: ...
 
     def remove_routes(self, model: str) -> None: ...
 
@@ -73,6 +81,13 @@ class Loading:
         except Exception:
             fields = {"model": servable.name, "version": servable.version}
             _log.exception("unloading failed", extra={"fields": fields})
+
+    async def close_shadow(self, shadow: Shadow) -> None:
+        """Returns when what it was running is over."""
+        try:
+            await self._loop.run_in_executor(self._unloaders, shadow.close)
+        except Exception:
+            _log.exception("closing a shadow failed")
 
     def close(self) -> None:
         self._loaders.shutdown(wait=False)

@@ -15,6 +15,7 @@ from servolley.repository.loading import Loader, Loading, retry_delay_s
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
 from servolley.repository.versions import (
     NO_VERSION,
+    UNKEPT_VERSION,
     Load,
     Reload,
     Situation,
@@ -103,6 +104,13 @@ class Manager:
         self._step(model)
         return model
 
+    def traffic_changed(self, model: ModelRecord) -> None:
+        """Carries out what was decided about the model's traffic."""
+        self._publish(model)
+        if model.aspired:
+            model.aspired = self._wanted(model, model.found)
+        self._step(model)
+
     def withdraw(self, name: str, *, keep: bool = False) -> None:
         """Nothing of the model is wanted any more. ``keep``: it stays known."""
         model = self._models[name]
@@ -147,14 +155,25 @@ class Manager:
             # What is loaded keeps serving under the configuration that it was loaded with.
             self._fail_model(model, Failure(Code.INVALID_ARGUMENT.canonical, on_disk.error))
             return
+        kept = aspired_versions(on_disk.config.versions, on_disk.versions.keys())
+        if unkept := sorted(on_disk.config.named_versions() & on_disk.versions.keys() - kept):
+            why = f"{UNKEPT_VERSION}: {unkept[0]}"
+            self._fail_model(model, Failure(Code.INVALID_ARGUMENT.canonical, why))
+            return
         if on_disk.config.versions.labels != model.found.config.versions.labels:
             model.label_moves.clear()
         model.found = on_disk
-        model.aspired = aspired_versions(on_disk.config.versions, on_disk.versions.keys())
+        model.traffic.configured(on_disk.config, on_disk.versions.keys())
+        model.aspired = self._wanted(model, on_disk)
         if model.aspired:
             model.failure = None
             return
         self._fail_model(model, Failure(Code.FAILED_PRECONDITION.canonical, on_disk.error or NO_VERSION))
+
+    def _wanted(self, model: ModelRecord, on_disk: ModelOnDisk) -> frozenset[int]:
+        versions = on_disk.versions.keys()
+        kept = aspired_versions(on_disk.config.versions, versions)
+        return kept | model.traffic.needs(on_disk.config, versions)
 
     def _fail_model(self, model: ModelRecord, failure: Failure) -> None:
         if model.failure != failure:
@@ -300,9 +319,17 @@ class Manager:
 
     def _publish(self, model: ModelRecord) -> None:
         available = model.available()
-        wanted = wanted_labels(model.found.config.versions.labels, model.label_moves)
+        config = model.found.config
+        wanted = wanted_labels(config.versions.labels, model.label_moves)
         model.labels = routable_labels(wanted, available, model.labels)
-        self._engine.set_routes(model.name, available, model.default_version(), model.labels)
+        routing, retired = model.traffic.carry_out(
+            self._engine, config, available, model.weights(), self._loop.time()
+        )
+        self._engine.set_routes(
+            model.name, available, routing.default, model.labels, dict(routing.split), model.traffic.shadow
+        )
+        if retired is not None:
+            self._start(self._unloads, model, self._loading.close_shadow(retired))
 
     def _forget(self, model: ModelRecord) -> None:
         for version in [v for v in model.refused if v not in model.aspired]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from servolley.repository.traffic import TrafficRecord
 from servolley.repository.versions import State, may_follow
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from servolley._core import Servable
     from servolley.repository.content import Content
     from servolley.repository.layout import ModelOnDisk
+    from servolley.repository.routing import Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class ModelRecord:
     one that is available; refused: version -> the failed replacement, whose content is not tried again.
     labels: where each label leads; label_moves: where some were moved to at run time, see labels.py.
     expected: the server is not ready without it. kept: stays known although nothing of it is wanted.
+    traffic: what was decided about requests that name no version.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ModelRecord:
     label_moves: dict[str, int | None] = field(default_factory=dict)
     expected: bool = False
     kept: bool = False
+    traffic: TrafficRecord = field(default_factory=TrafficRecord)
 
     def available(self) -> "dict[int, Servable]":
         """Versions that answer requests, ascending."""
@@ -74,5 +78,18 @@ class ModelRecord:
             if record.state is State.AVAILABLE and record.servable is not None
         }
 
+    def weights(self) -> dict[int, object]:
+        """What available versions were loaded from; see Content."""
+        return {
+            version: record.content.weights
+            for version, record in self.versions.items()
+            if record.state is State.AVAILABLE and record.content is not None
+        }
+
+    def routing(self) -> "Routing":
+        """Where requests go that name no version."""
+        return self.traffic.routing(self.found.config, self.available())
+
     def default_version(self) -> int | None:
-        return max(self.available(), default=None)
+        """The version that most of them go to."""
+        return self.routing().default

@@ -7,6 +7,7 @@ from enum import Enum
 from servolley.config.model import Versions
 
 NO_VERSION = "at least one version must be available under the version policy"
+UNKEPT_VERSION = "[traffic], [canary] or [shadow] names a version that [versions] does not keep"
 
 
 class State(Enum):

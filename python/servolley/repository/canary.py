@@ -1,0 +1,188 @@
+"""Whether a canary is as good as the stable version. Pure: no clock, no core, no state but a window's."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servolley._core import ServableStats
+    from servolley.config.traffic import Canary
+
+# A window remembers so many moments, however long it is.
+_MOMENTS = 60
+_P99 = 0.99
+# What chance makes of the stable version's rate: so many standard deviations.
+_DEVIATIONS = 3.0
+
+
+class Decision(Enum):
+    KEEP = "keep"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll back"
+
+
+class Reason(Enum):
+    """Why a canary was rolled back."""
+
+    ERROR_RATE = "error_rate"
+    NONFINITE = "nonfinite"
+    LATENCY = "latency"
+    STALLED = "stalled"
+    BY_HAND = "by_hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one version did in some time. Requests that clients cancelled do not count.
+
+    latency_ns: the sum of the successful requests'. latencies: how many of them lay in each bucket of
+    ``bounds_ns``, and above the last. in_flight: requests that are there now.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    nonfinite: int = 0
+    latency_ns: int = 0
+    latencies: tuple[int, ...] = ()
+    bounds_ns: tuple[int, ...] = ()
+    in_flight: int = 0
+
+    @property
+    def successes(self) -> int:
+        return self.requests - self.errors
+
+    def since(self, earlier: "Counts") -> "Counts":
+        """What was added to ``earlier``."""
+        return Counts(
+            self.requests - earlier.requests,
+            self.errors - earlier.errors,
+            self.nonfinite - earlier.nonfinite,
+            self.latency_ns - earlier.latency_ns,
+            tuple(now - before for now, before in zip(self.latencies, earlier.latencies, strict=True)),
+            self.bounds_ns,
+            self.in_flight,
+        )
+
+    def mean_ns(self) -> float:
+        """Of at least one success."""
+        return self.latency_ns / self.successes
+
+    def p99_ns(self) -> float:
+        return quantile(self.bounds_ns, self.latencies, _P99)
+
+
+def counts_of(stats: "ServableStats") -> Counts:
+    errors = stats["fail_count"] - stats["failures"].get("CANCELED", 0)
+    latency = stats["request_latency_ns"]
+    return Counts(
+        stats["success_count"] + errors,
+        errors,
+        stats["nonfinite_count"],
+        stats["success_ns"],
+        tuple(latency["counts"]),
+        tuple(latency["upper_bounds"]),
+        stats["in_flight"],
+    )
+
+
+def quantile(bounds: Sequence[int], counts: Sequence[int], q: float) -> float:
+    """Of a histogram that is not empty, as if a bucket's values were spread evenly over it. What lies above
+    the last bound counts as that bound."""
+    rank = q * sum(counts)
+    below = 0
+    lower = 0
+    for bound, count in zip(bounds, counts, strict=False):
+        if count and below + count >= rank:
+            return lower + (bound - lower) * (rank - below) / count
+        below += count
+        lower = bound
+    return float(lower)
+
+
+class Window:
+    """The counts of a canary and a stable version over the last ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._moments: deque[tuple[float, Counts, Counts]] = deque()
+
+    def add(self, now: float, canary: Counts, stable: Counts) -> tuple[Counts, Counts]:
+        """The counts ever, at ``now``, which never goes back. Returns what they are in the window."""
+        moments = self._moments
+        if not moments or now - moments[-1][0] >= self._seconds / _MOMENTS:
+            moments.append((now, canary, stable))
+        while len(moments) > 1 and moments[1][0] <= now - self._seconds:
+            moments.popleft()
+        _, canary_then, stable_then = moments[0]
+        return canary.since(canary_then), stable.since(stable_then)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """text: for people, with the numbers. Empty for KEEP, like reason for all but ROLL_BACK."""
+
+    decision: Decision
+    reason: Reason | None = None
+    text: str = ""
+
+
+_KEEP = Verdict(Decision.KEEP)
+
+
+def judge(limits: "Canary", canary: Counts, stable: Counts, watched_s: float) -> Verdict:
+    """canary, stable: what each did in the window. watched_s: how long both have been there together.
+
+    A rate counts as one of at least min_requests: a few failures among a few requests are no rate yet, but
+    those that would be too many among min_requests are not waited for. Where the stable version's own rate is
+    not zero - clients send nonsense to both - the canary's may be above it by what chance makes of so many
+    requests, besides what is allowed.
+    """
+    rates = (
+        (Reason.ERROR_RATE, "failed", canary.errors, stable.errors, limits.max_error_rate_increase),
+        (
+            Reason.NONFINITE,
+            "answered with NaN or infinity",
+            canary.nonfinite,
+            stable.nonfinite,
+            limits.max_nonfinite_rate_increase,
+        ),
+    )
+    for reason, what, of_canary, of_stable, increase in rates:
+        requests = max(canary.requests, limits.min_requests)
+        stable_rate = of_stable / stable.requests if stable.requests else 0.0
+        chance = _DEVIATIONS * sqrt(stable_rate * (1 - stable_rate) / requests)
+        if of_canary / requests - stable_rate > increase + chance:
+            text = (
+                f"{of_canary} of {canary.requests} requests {what}, "
+                f"{of_stable} of {stable.requests} of the stable version"
+            )
+            return Verdict(Decision.ROLL_BACK, reason, text)
+    too_slow = _too_slow(limits, canary, stable)
+    if too_slow:
+        return Verdict(Decision.ROLL_BACK, Reason.LATENCY, too_slow)
+    stable_works = stable.successes >= limits.min_requests
+    if watched_s >= limits.window_s and stable_works and canary.requests == 0 and canary.in_flight > 0:
+        text = f"{canary.in_flight} requests wait, and none was answered in {limits.window_s:g} s"
+        return Verdict(Decision.ROLL_BACK, Reason.STALLED, text)
+    if 0 < limits.promote_after_s <= watched_s and canary.requests >= limits.min_requests:
+        return Verdict(Decision.PROMOTE, None, f"nothing amiss in {watched_s:.0f} s")
+    return _KEEP
+
+
+def _too_slow(limits: "Canary", canary: Counts, stable: Counts) -> str:
+    """Why, or nothing."""
+    ratio = limits.max_latency_ratio
+    if not ratio or min(canary.successes, stable.successes) < limits.min_requests:
+        return ""
+    if limits.latency == "p99":
+        of_canary, of_stable = canary.p99_ns(), stable.p99_ns()
+    else:
+        of_canary, of_stable = canary.mean_ns(), stable.mean_ns()
+    if of_canary <= ratio * of_stable:
+        return ""
+    return (
+        f"{limits.latency} latency {of_canary / 1e6:.3g} ms, {of_stable / 1e6:.3g} ms of the stable version"
+    )

@@ -1,0 +1,165 @@
+"""What was decided about one model's traffic since it was configured, and what of it the core carries out."""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from servolley.repository.canary import Counts, Decision, Reason, Verdict, Window, counts_of, judge
+from servolley.repository.routing import CanaryState, Routing, route
+
+if TYPE_CHECKING:
+    from servolley._core import Servable, Shadow
+    from servolley.config.model import ModelConfig
+    from servolley.config.traffic import Canary
+    from servolley.config.traffic import Shadow as ShadowConfig
+
+_log = logging.getLogger(__name__)
+
+
+class Shadows(Protocol):
+    """What is needed of servolley._core.Engine."""
+
+    def shadow(
+        self, servable: "Servable", fraction_ppm: int, max_in_flight: int, max_bytes: int
+    ) -> "Shadow": ...
+
+
+@dataclass(slots=True)
+class Judgement:
+    """A canary that is being judged: the two servables, their window, and its latest counts."""
+
+    canary: "Servable"
+    stable: "Servable"
+    began: float
+    window: Window
+    watched_s: float = 0.0
+    counts: tuple[Counts, Counts] = (Counts(), Counts())
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a canary. content: the weights that it was; others begin anew."""
+
+    state: CanaryState
+    content: object
+    verdict: Verdict
+    counts: tuple[Counts, Counts] | None
+
+
+@dataclass(slots=True)
+class TrafficRecord:
+    """of: the configuration that the rest is about: with another one everything begins anew.
+
+    outcomes: of canaries. by_hand: a split that an administrator set. incumbent: see Routing.
+    shadow: the core's, with the servable and the configuration that it is of.
+    rollbacks, promotions: ever, by reason and in all.
+    """
+
+    of: object = None
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    by_hand: dict[int, int] | None = None
+    incumbent: int | None = None
+    judgement: Judgement | None = None
+    shadow: "Shadow | None" = None
+    shadow_of: "tuple[Servable, ShadowConfig] | None" = None
+    rollbacks: Counter[Reason] = field(default_factory=Counter)
+    promotions: int = 0
+
+    def configured(self, config: "ModelConfig", on_disk: Collection[int]) -> None:
+        """To be called with every configuration, changed or not. on_disk: versions."""
+        of = (config.traffic, config.canary)
+        if self.of != of:
+            self.of = of
+            self.reset()
+        for version in self.outcomes.keys() - set(on_disk):
+            del self.outcomes[version]
+
+    def reset(self) -> None:
+        self.outcomes.clear()
+        self.by_hand = None
+        self.judgement = None
+
+    def routing(self, config: "ModelConfig", available: Collection[int]) -> Routing:
+        decided = {version: outcome.state for version, outcome in self.outcomes.items()}
+        return route(config, available, decided, incumbent=self.incumbent, by_hand=self.by_hand)
+
+    def judge(
+        self, limits: "Canary | None", routing: Routing, available: "Mapping[int, Servable]", now: float
+    ) -> Verdict | None:
+        """Counts once more, and judges. A judgement begins anew where it would compare other servables. None:
+        there is nothing to judge."""
+        if limits is None or routing.canary is None or routing.stable is None or not routing.judged:
+            self.judgement = None
+            return None
+        canary, stable = available[routing.canary], available[routing.stable]
+        current = self.judgement
+        if current is None or current.canary is not canary or current.stable is not stable:
+            current = self.judgement = Judgement(canary, stable, now, Window(limits.window_s))
+        current.counts = current.window.add(now, counts_of(canary.stats()), counts_of(stable.stats()))
+        current.watched_s = now - current.began
+        return judge(limits, *current.counts, current.watched_s)
+
+    def decide(self, version: int, content: object, verdict: Verdict) -> None:
+        """``verdict``: PROMOTE or ROLL_BACK."""
+        counts = self.judgement.counts if self.judgement is not None else None
+        promoted = verdict.decision is Decision.PROMOTE
+        state = CanaryState.PROMOTED if promoted else CanaryState.ROLLED_BACK
+        self.outcomes[version] = Outcome(state, content, verdict, counts)
+        self.judgement = None
+        if promoted:
+            self.by_hand = None
+            self.promotions += 1
+        elif verdict.reason is not None:
+            self.rollbacks[verdict.reason] += 1
+
+    def _forget_others(self, weights: Mapping[int, object]) -> None:
+        """What was decided about a version holds for the weights that it had."""
+        for version, content in weights.items():
+            if version in self.outcomes and self.outcomes[version].content != content:
+                del self.outcomes[version]
+
+    def needs(self, config: "ModelConfig", on_disk: Collection[int]) -> frozenset[int]:
+        """What stays loaded whatever [versions] says: no canary may push away what it is compared with."""
+        needed = set() if config.canary is None else {self.incumbent}
+        return frozenset(version for version in on_disk if version in needed)
+
+    def carry_out(
+        self,
+        engine: "Shadows",
+        config: "ModelConfig",
+        available: "Mapping[int, Servable]",
+        weights: Mapping[int, object],
+        now: float,
+    ) -> "tuple[Routing, Shadow | None]":
+        """Makes everything but the routes what it has to be. Returns these, and the shadow that is to be
+        closed when they are set."""
+        self._forget_others(weights)
+        routing = self.routing(config, available)
+        if routing.default is not None:
+            self.incumbent = routing.incumbent
+        self.judge(config.canary, routing, available, now)
+        watched = config.canary is not None and config.canary.max_nonfinite_rate_increase < 1
+        for version, servable in available.items():
+            servable.watch_outputs(watched and version in routing.judged)
+        shadowing = None if routing.shadow is None else available[routing.shadow]
+        return routing, self._renew_shadow(engine, config.shadow, shadowing)
+
+    def _renew_shadow(
+        self, engine: "Shadows", config: "ShadowConfig | None", servable: "Servable | None"
+    ) -> "Shadow | None":
+        """Makes ``shadow`` what it has to be. Returns the one that is to be closed when it is no
+        longer routed."""
+        of = None if config is None or servable is None else (servable, config)
+        if self.shadow_of == of:
+            return None
+        retired, self.shadow, self.shadow_of = self.shadow, None, of
+        if of is not None:
+            assert config is not None
+            ppm = max(1, round(config.fraction * 1_000_000))
+            try:
+                self.shadow = engine.shadow(of[0], ppm, config.max_in_flight, config.max_memory)
+            except RuntimeError as error:  # no thread to be had
+                _log.error("no shadow: %s", error, extra={"fields": {"model": of[0].name}})
+        return retired

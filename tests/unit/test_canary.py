@@ -1,0 +1,216 @@
+"""The verdict on a canary: a table of cases, and what must hold for any numbers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servolley.config.traffic import Canary
+from servolley.repository.canary import Counts, Decision, Reason, Verdict, Window, counts_of, judge, quantile
+from unit import fake_core
+
+BOUNDS = (1_000_000, 2_000_000, 4_000_000)
+
+
+def counts(requests: int = 0, errors: int = 0, *, ms: float = 1.0, **changes: Any) -> Counts:
+    """``ms``: the latency of every success."""
+    successes = requests - errors
+    buckets = [0, 0, 0, 0]
+    buckets[next((i for i, bound in enumerate(BOUNDS) if ms * 1e6 <= bound), 3)] = successes
+    values: dict[str, Any] = {
+        "latency_ns": int(successes * ms * 1e6),
+        "latencies": tuple(buckets),
+        "bounds_ns": BOUNDS,
+    }
+    return Counts(requests, errors, **(values | changes))
+
+
+LIMITS = Canary(version=2, window_s=60, min_requests=100, max_error_rate_increase=0.02, max_latency_ratio=1.5)
+
+
+def decided(verdict: Verdict) -> tuple[Decision, Reason | None]:
+    assert bool(verdict.text) == (verdict.decision is not Decision.KEEP)
+    return verdict.decision, verdict.reason
+
+
+KEEP = (Decision.KEEP, None)
+PROMOTE = (Decision.PROMOTE, None)
+
+
+def back(reason: Reason) -> tuple[Decision, Reason]:
+    return Decision.ROLL_BACK, reason
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "expected"),
+    [
+        (counts(), counts(), KEEP),
+        (counts(100), counts(900), KEEP),
+        # Errors: 2 of 100 are as many as may be, 3 too many; not before there could be 100 requests.
+        (counts(100, 2), counts(900), KEEP),
+        (counts(100, 3), counts(900), back(Reason.ERROR_RATE)),
+        (counts(2, 2), counts(900), KEEP),
+        (counts(3, 3), counts(), back(Reason.ERROR_RATE)),
+        (counts(1000, 20), counts(9000), KEEP),
+        (counts(1000, 21), counts(9000), back(Reason.ERROR_RATE)),
+        # The stable version's own errors are what is compared with.
+        (counts(100, 21), counts(900, 90), KEEP),  # 10 %, 2 % more, and 9 % that may be chance
+        (counts(100, 22), counts(900, 90), back(Reason.ERROR_RATE)),
+        (counts(10_000, 1250), counts(900, 90), KEEP),
+        (counts(10_000, 1300), counts(900, 90), back(Reason.ERROR_RATE)),
+        # NaN: none is tolerated beyond the stable version's rate.
+        (counts(5, nonfinite=1), counts(900), back(Reason.NONFINITE)),
+        (counts(100, nonfinite=1), counts(900, nonfinite=9), KEEP),
+        (counts(100, nonfinite=4), counts(900, nonfinite=9), back(Reason.NONFINITE)),
+        # Latency: only when both have answered enough.
+        (counts(100, ms=1.6), counts(100), back(Reason.LATENCY)),
+        (counts(100, ms=1.5), counts(100), KEEP),
+        (counts(99, ms=9.0), counts(100), KEEP),
+        (counts(100, ms=9.0), counts(99), KEEP),
+        (counts(101, 2, ms=9.0), counts(100), KEEP),  # 99 successes
+        # Nothing comes back at all.
+        (counts(in_flight=1), counts(100), back(Reason.STALLED)),
+        (counts(in_flight=1), counts(99), KEEP),
+        (counts(1, in_flight=1), counts(100), KEEP),
+        (counts(in_flight=0), counts(100), KEEP),
+    ],
+)
+def test_the_table(canary: Counts, stable: Counts, expected: object) -> None:
+    assert decided(judge(LIMITS, canary, stable, watched_s=60)) == expected
+
+
+def test_a_stall_takes_a_whole_window() -> None:
+    assert decided(judge(LIMITS, counts(in_flight=1), counts(100), watched_s=59)) == KEEP
+
+
+@pytest.mark.parametrize(
+    ("requests", "watched_s", "expected"), [(100, 120, PROMOTE), (99, 120, KEEP), (100, 119, KEEP)]
+)
+def test_promotion_takes_time_and_requests(requests: int, watched_s: float, expected: object) -> None:
+    limits = Canary(version=2, min_requests=100, promote_after_s=120)
+    assert decided(judge(limits, counts(requests), counts(900), watched_s)) == expected
+
+
+def test_what_is_not_limited_is_not_looked_at() -> None:
+    lax = Canary(max_error_rate_increase=1, max_nonfinite_rate_increase=1, max_latency_ratio=0)
+    assert decided(judge(lax, counts(1000, 900, ms=50, nonfinite=1000), counts(1000), 0)) == KEEP
+
+
+def test_p99() -> None:
+    limits = Canary(latency="p99", max_latency_ratio=1.5, min_requests=100)
+    tail = counts(1000, latencies=(985, 0, 15, 0))  # 1.5 % between 2 and 4 ms; the mean does not show it
+    assert decided(judge(limits, tail, counts(1000), 0)) == back(Reason.LATENCY)
+    assert decided(judge(limits, counts(1000, latencies=(995, 0, 5, 0)), counts(1000), 0)) == KEEP
+
+
+@pytest.mark.parametrize(
+    ("buckets", "q", "expected"),
+    [
+        ((10, 0, 0, 0), 0.5, 500_000),
+        ((0, 10, 0, 0), 0.5, 1_500_000),
+        ((50, 0, 50, 0), 0.99, 3_960_000),
+        ((0, 0, 0, 7), 0.99, 4_000_000),
+        ((1, 0, 0, 0), 1.0, 1_000_000),
+    ],
+)
+def test_quantiles(buckets: tuple[int, ...], q: float, expected: float) -> None:
+    assert quantile(BOUNDS, buckets, q) == pytest.approx(expected)
+
+
+def test_what_counts_of_the_cores_statistics() -> None:
+    failures = {"REJECTED": 2, "CANCELED": 5, "BACKEND": 1, "OTHER": 1}
+    found = counts_of(
+        cast(Any, fake_core.stats(fail_count=9, failures=failures, nonfinite_count=3, in_flight=4))
+    )
+    assert (found.requests, found.errors, found.nonfinite, found.in_flight) == (6 + 4, 4, 3, 4)
+    assert (found.latencies, found.bounds_ns) == ((1, 2, 3), (50_000, 100_000))
+
+
+# --- for any numbers
+
+numbers = st.integers(0, 2000)
+limits = st.builds(
+    Canary,
+    version=st.just(2),
+    min_requests=st.integers(1, 500),
+    max_error_rate_increase=st.floats(0, 1),
+    max_nonfinite_rate_increase=st.floats(0, 1),
+    max_latency_ratio=st.sampled_from([0.0, 1.0, 1.5, 3.0]),
+    latency=st.sampled_from(["mean", "p99"]),
+    promote_after_s=st.sampled_from([0.0, 10.0]),
+)
+
+
+@st.composite
+def any_counts(draw: st.DrawFn) -> Counts:
+    requests = draw(numbers)
+    errors = draw(st.integers(0, requests))
+    bad = draw(st.integers(0, requests - errors))
+    ms = draw(st.floats(0.001, 10))
+    return counts(requests, errors, ms=ms, nonfinite=bad, in_flight=draw(st.integers(0, 9)))
+
+
+@given(limits, any_counts(), st.floats(0, 100))
+def test_a_version_is_never_worse_than_itself(limits: Canary, same: Counts, watched_s: float) -> None:
+    """Two versions that did the same: whatever they did, it is no reason to roll back."""
+    assert judge(limits, same, same, watched_s).decision is not Decision.ROLL_BACK
+
+
+@given(limits, any_counts(), any_counts(), st.integers(1, 50), st.floats(0, 100))
+def test_more_errors_never_save_a_canary(
+    limits: Canary, canary: Counts, stable: Counts, more: int, watched_s: float
+) -> None:
+    if judge(limits, canary, stable, watched_s).reason is Reason.ERROR_RATE:
+        worse = counts(canary.requests + more, canary.errors + more)
+        assert judge(limits, worse, stable, watched_s).reason is Reason.ERROR_RATE
+
+
+@given(limits, any_counts(), any_counts(), st.floats(0, 100))
+def test_nobody_is_blamed_for_what_nobody_did(
+    limits: Canary, canary: Counts, stable: Counts, watched_s: float
+) -> None:
+    verdict = judge(limits, canary, stable, watched_s)
+    assert verdict.reason is not Reason.ERROR_RATE or canary.errors > 0
+    assert verdict.reason is not Reason.NONFINITE or canary.nonfinite > 0
+    assert verdict.reason is not Reason.LATENCY or limits.max_latency_ratio > 0
+    if verdict.decision is Decision.PROMOTE:
+        assert 0 < limits.promote_after_s <= watched_s
+        assert canary.requests >= limits.min_requests
+
+
+# --- the window
+
+
+def test_a_window_forgets() -> None:
+    window = Window(10)
+    for second in range(31):
+        ever = counts(second * 10, 5 if second >= 3 else 0)
+        canary, stable = window.add(float(second), ever, counts(second * 100))
+        assert canary.requests == min(second, 10) * 10
+        assert stable.requests == min(second, 10) * 100
+        assert canary.errors == (5 if 3 <= second < 13 else 0)
+
+
+def test_a_window_begins_with_what_was_before() -> None:
+    window = Window(10)
+    assert window.add(100.0, counts(7, 7), counts(9))[0].requests == 0
+    assert window.add(101.0, counts(8, 7), counts(9))[0] == counts(1)
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=1, max_size=400), st.sampled_from([1.0, 5.0, 60.0]))
+def test_a_window_is_as_long_as_it_says_and_small(steps: list[float], seconds: float) -> None:
+    window = Window(seconds)
+    now = 0.0
+    times = []
+    for requests, step in enumerate(steps, 1):
+        now += step
+        times.append(now)
+        canary, _ = window.add(now, counts(requests), counts())
+        # Whatever is younger than the window is in it; nothing is that is older by more than its grain.
+        younger = sum(1 for time in times[1:] if time > now - seconds)
+        longest = seconds * (1 + 1 / 60) + max(steps)
+        assert younger <= canary.requests <= sum(1 for time in times if time > now - longest)
+        assert len(window._moments) <= 62
