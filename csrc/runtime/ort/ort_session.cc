@@ -46,7 +46,7 @@ Status configure(const Library& library, const OrtOptions& wanted, abi::SessionO
 // Up to this size, a session is made of the bytes that were checked, so that they are read once and
 // nobody can put others in between. Above it, one copy more than the runtime's own would be too
 // much.
-constexpr std::size_t kReadOnceBytes = std::size_t{512} << 20;
+constexpr std::size_t kReadOnceBytes = std::size_t{256} << 20;
 
 Status create_session(const Library& library, const std::string& path,
                       const abi::SessionOptions* options, abi::Session** session) {
