@@ -61,7 +61,10 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "HTTP/1.1 and gRPC on the same port.",
     )
     serve.add_argument(
-        "path", nargs="?", metavar="PATH", help="model repository, model directory or model file"
+        "path",
+        nargs="?",
+        metavar="PATH",
+        help="model repository, model directory or model file; or the URL of one: s3, gs, hf, https, file",
     )
     add = serve.add_argument
     # Names with underscores are TensorFlow Serving's, the other second names Triton's.
@@ -145,6 +148,15 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="between looks at the repository (1); 0 = never",
     )
     add(
+        "--cache-dir", metavar="DIR", help="where copies of remote repositories are kept (~/.cache/servolley)"
+    )
+    add(
+        "--remote-poll-interval",
+        type=float,
+        metavar="SECONDS",
+        help="between looks at a remote repository (60); 0 = never",
+    )
+    add(
         "--load-threads",
         "--model-load-thread-count",
         "--num_load_threads",
@@ -206,6 +218,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "exit_on_error": _is_on(parsed.exit_on_error),
             "strict_readiness": _is_on(parsed.strict_readiness),
         },
+        "remote": {"cache_dir": parsed.cache_dir, "poll_interval_s": parsed.remote_poll_interval},
         "http": {
             "host": parsed.host,
             "port": port,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from servolley.config.settings import Repository as RepositorySettings
     from servolley.config.settings import ServerSettings
     from servolley.front.tls_door import TlsDoor
+    from servolley.mirror.repository import RemoteRepository
     from servolley.repository.config_file import ConfigFile
     from servolley.repository.layout import ModelOnDisk
 
@@ -62,11 +63,21 @@ def serve(settings: "ServerSettings") -> int:
 
     Raises StartError, RuntimeNotFoundError and RepositoryError.
     """
-    source = _source(settings.repository)
-    found = source.look()
+    remote = _remote(settings)
+    source = _source(settings.repository) if remote is None else Scanner(remote.folder, None, _triton_message)
+    found = source.look() if remote is None else {}
     engine = _make_engine(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, engine, source, found).run())
+        return runner.run(Server(settings, engine, source, found, remote).run())
+
+
+def _remote(settings: "ServerSettings") -> "RemoteRepository | None":
+    """Raises RepositoryError."""
+    if settings.repository.path is None or "://" not in settings.repository.path:
+        return None
+    from servolley.mirror.repository import RemoteRepository
+
+    return RemoteRepository(settings.remote, settings.repository)
 
 
 def _source(repository: "RepositorySettings") -> "Scanner | ConfigFile":
@@ -138,13 +149,16 @@ class Server:
         engine: _core.Engine,
         source: "Scanner | ConfigFile",
         found: "dict[str, ModelOnDisk]",
+        remote: "RemoteRepository | None" = None,
     ) -> None:
+        """``remote``: where what is to be found has to be copied from first."""
         self._settings = settings
         self._engine = engine
         self._source = source
         self._found = found
-        self._wanted = self._wanted_at_start()
-        self._polling: asyncio.Task[None] | None = None
+        self._remote = remote
+        self._wanted = self._wanted_at_start() if remote is None else {}
+        self._polling: list[asyncio.Task[None]] = []
         self._tls: TlsDoor | None = None
         self._token: AdminToken | None = None
         self._rereading: set[asyncio.Future[None]] = set()
@@ -172,6 +186,10 @@ class Server:
             from servolley.repository.explicit import ExplicitControl
 
             self._context.control = ExplicitControl(self._manager, self._source, _override)
+            if self._remote is not None:
+                from servolley.mirror.repository import RemoteControl
+
+                self._context.control = RemoteControl(self._remote, self._context.control)
         self._context.choose_version = self._engine.choose_version
         self._context.inner = InnerCalls(self._engine, self._driver)
         self._context.examples = ExampleCalls(
@@ -197,7 +215,11 @@ class Server:
         except StartError:
             await self._shut_down(drain_timeout_s=0)
             raise
-        code = await self._load_models()
+        try:
+            code = await self._load_models()
+        except (RepositoryError, StartError):
+            await self._shut_down(drain_timeout_s=0)
+            raise
         if code is None:
             self._poll()
             judging = asyncio.create_task(self._traffic.run())
@@ -253,7 +275,9 @@ class Server:
         if repository.control_mode == "poll" and repository.poll_interval_s > 0:
             watch = FolderWatch.open(self._source.folders) if repository.watch else None
             poller = Poller(self._source, self._found, repository.poll_interval_s, self._manager.apply, watch)
-            self._polling = asyncio.create_task(poller.run())
+            self._polling.append(asyncio.create_task(poller.run()))
+            if self._remote is not None and self._settings.remote.poll_interval_s > 0:
+                self._polling.append(asyncio.create_task(self._remote.watch(poller.nudge)))
 
     def _wanted_at_start(self) -> "dict[str, ModelOnDisk]":
         """Raises StartError."""
@@ -267,14 +291,18 @@ class Server:
         return {name: self._found[name] for name in repository.load_models}
 
     async def _load_models(self) -> int | None:
-        """The first loads; the exit code if the server is to end."""
+        """The first loads; the exit code if the server is to end. Raises RepositoryError and StartError."""
+        if self._remote is not None:
+            copy = asyncio.create_task(self._copy(self._remote))
+            if not await self._done_unless_stopped(copy):
+                copy.cancel()
+                await asyncio.gather(copy, return_exceptions=True)
+                return 0
+            await copy  # its exception, if it had one
         loads = asyncio.create_task(self._manager.load_first(self._wanted))
-        stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((loads, stop), return_when=asyncio.FIRST_COMPLETED)
-        if not loads.done():
+        if not await self._done_unless_stopped(loads):
             return 0
-        stop.cancel()
-        await loads  # its exception, if it had one
+        await loads
         log_runtime_lines(self._engine.take_runtime_log())
         failures = self._manager.failures()
         if failures and self._settings.repository.exit_on_error:
@@ -297,6 +325,20 @@ class Server:
         gc.freeze()
         return None
 
+    async def _copy(self, remote: "RemoteRepository") -> None:
+        """What is to be served, at the start. Raises RepositoryError and StartError."""
+        repository = self._settings.repository
+        some = repository.control_mode == "explicit" and "*" not in repository.load_models
+        await remote.first(list(repository.load_models) if some else None)
+        self._found = await asyncio.to_thread(self._source.look)
+        self._wanted = self._wanted_at_start()
+
+    async def _done_unless_stopped(self, work: asyncio.Task[None]) -> bool:
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        return work.done()
+
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stop.is_set():
             _log.warning("second signal: ending at once")
@@ -318,13 +360,16 @@ class Server:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_timeout_s
         self._context.draining = True
-        if self._polling is not None:
-            self._polling.cancel()
+        for polling in self._polling:
+            polling.cancel()
         self._context.control.close()
         self._doors.close()
         if self._tls is not None:
             await self._tls.close()
         self._grpc.tell_watchers()
+        if self._remote is not None:
+            await asyncio.gather(*self._polling, return_exceptions=True)
+            await self._remote.close()
         self._driver.begin_drain()
         if not await self._driver.drained(drain_timeout_s):
             _log.warning("connections were cut off: the drain timeout has passed")

@@ -52,7 +52,7 @@ class ServerConnection:
             answer = response.read(_LARGEST_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise ClientError(f"{self._url}: {error or type(error).__name__}") from error
+            raise ClientError(f"{self._url}: {str(error) or type(error).__name__}") from error
         if len(answer) > _LARGEST_ANSWER_BYTES:
             raise ClientError(f"{self._url}: the answer is too large")
         return self._document(response.status, answer)

@@ -1,6 +1,6 @@
 """servolley.toml: how the server runs. The file is optional; so is every key; command-line flags win."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +17,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[repository]: which models.
 
-    path: a model repository, one model's directory, or a single model file.
+    path: a model repository, one model's directory, or a single model file; or a URL, see [remote].
     name: the model's name, where path is one model.
     control_mode: "poll": what lies on disk is served, and looked at again every poll_interval_s (0 = never).
         "none": the same without looking again. "explicit": models are loaded and unloaded by the repository
@@ -46,6 +46,23 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
     load_retries: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
     load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 5.0
+
+
+class Remote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[remote]: where repository.path is a URL, such as s3://bucket/models: a copy of it is what is served.
+
+    cache_dir: where copies are kept; absent = servolley in the user's cache directory.
+    poll_interval_s: between looks at the URL; 0 = never.
+    downloads: files that come at once.
+    max_size: bytes of the copy of one URL; above it nothing is copied any more.
+    options: of the file system that opens the URL, such as endpoint_url for s3://; see its documentation.
+    """
+
+    cache_dir: Annotated[str, Meta(min_length=1)] | None = None
+    poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    downloads: Annotated[int, Meta(ge=1, le=64)] = 4
+    max_size: ByteSize = ByteSize(100 << 30)
+    options: dict[str, Any] = {}
 
 
 class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,6 +203,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The whole of servolley.toml."""
 
     repository: Repository = Repository()
+    remote: Remote = Remote()
     http: Http = Http()
     admin: Admin = Admin()
     tls: Tls = Tls()

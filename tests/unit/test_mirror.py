@@ -1,0 +1,494 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servolley.mirror.cache import Cache
+from servolley.mirror.folder import RemoteFolder
+from servolley.mirror.names import MirrorError
+from unit.mirror_bench import Bench, Opened
+
+
+@pytest.fixture(autouse=True)
+def written_through(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was written through to the disk and what was renamed, in turn; the disk of the tests need not be
+    waited for."""
+    log: list[str] = []
+    rename = Path.rename
+
+    def fsync(descriptor: int) -> None:
+        log.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+
+    def renamed(self: Path, target: Path) -> Path:
+        log.append(f"rename {self.name} {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    return log
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    bench.put("m/1/model.onnx", "one")
+    return bench
+
+
+def test_what_lies_there_lies_here(bench: Bench) -> None:
+    bench.put("m/model.toml", "[versions]\nall = true\n")
+    bench.put("m/labels.txt", "a")
+    bench.put("m/more/labels.txt", "b")
+    bench.put("m/2/model.onnx/model.onnx", "two")
+    bench.put("m/2/model.onnx/data/weights", "many")
+    bench.put("m/.hidden", "no")
+    bench.put("n/7/model.onnx", "seven")
+    bench.put("readme", "no")
+    assert bench.sync().changed
+    assert bench.contents() == {
+        "m/1/model.onnx": "one",
+        "m/2/model.onnx/data/weights": "many",
+        "m/2/model.onnx/model.onnx": "two",
+        "m/labels.txt": "a",
+        "m/model.toml": "[versions]\nall = true\n",
+        "m/more/labels.txt": "b",
+        "n/7/model.onnx": "seven",
+    }
+    served = bench.served()
+    assert {name: set(model.versions) for name, model in served.items()} == {"m": {1, 2}, "n": {7}}
+    assert served["m"].complete == {1, 2}  # the server need not look twice
+    assert bench.leftovers() == []
+
+
+def test_nothing_is_copied_twice(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.sync()
+    monkeypatch.setattr(RemoteFolder, "open", None)
+    for _ in range(3):
+        outcome = bench.sync()
+        assert (outcome.changed, outcome.unsettled, outcome.problems) == (False, False, {})
+    assert not bench.begin().sync().changed  # nor by the next process
+
+
+def test_a_new_version_counts_when_it_was_found_twice(bench: Bench) -> None:
+    bench.sync()
+    bench.put("m/2/model.onnx", "tw")
+    outcome = bench.sync()
+    assert (outcome.changed, outcome.unsettled) == (False, True)
+    bench.put("m/2/model.onnx", "two")
+    assert bench.sync().unsettled
+    assert set(bench.served()["m"].versions) == {1}
+    outcome = bench.sync()
+    assert (outcome.changed, outcome.unsettled) == (True, False)
+    assert bench.contents()["m/2/model.onnx"] == "two"
+
+
+def test_a_marker_is_believed_at_once(bench: Bench) -> None:
+    bench.sync()
+    bench.put("m/2/model.onnx", "two")
+    bench.put("m/2/.complete", "")
+    outcome = bench.sync()
+    assert (outcome.changed, outcome.unsettled) == (True, False)
+    assert bench.contents()["m/2/model.onnx"] == "two"
+
+
+def test_a_new_model_is_seen_with_its_versions_only(bench: Bench) -> None:
+    bench.sync()
+    bench.put("n/model.toml", "")
+    bench.put("n/1/model.onnx")
+    assert not bench.sync().changed
+    assert set(bench.served()) == {"m"}
+    assert bench.sync().changed
+    assert set(bench.served()) == {"m", "n"}
+
+
+def test_what_the_policy_wants_is_copied_and_one_before_it(bench: Bench) -> None:
+    for version in (2, 3, 4):
+        bench.put(f"m/{version}/model.onnx", str(version))
+    bench.sync()
+    assert set(bench.served()["m"].versions) == {4}  # nobody asks for the others
+    for version in (5, 6):
+        bench.put(f"m/{version}/model.onnx", str(version))
+        bench.settle()
+    assert set(bench.served()["m"].versions) == {5, 6}
+    bench.put("m/model.toml", "[versions]\nspecific = [2, 6]\n")
+    bench.settle()
+    assert set(bench.served()["m"].versions) == {2, 5, 6}
+
+
+def test_a_rollback(bench: Bench) -> None:
+    bench.put("m/2/model.onnx", "two")
+    bench.sync()
+    assert set(bench.served()["m"].versions) == {2}
+    bench.delete("m/2")
+    outcome = bench.sync()
+    assert outcome.unsettled
+    assert 2 in bench.served()["m"].versions
+    bench.settle()
+    assert set(bench.served()["m"].versions) == {1}
+
+
+def test_what_changed_without_being_wanted_does_not_stay(bench: Bench) -> None:
+    bench.sync()
+    bench.put("m/2/model.onnx", "two")
+    bench.settle()
+    assert set(bench.served()["m"].versions) == {1, 2}
+    bench.put("m/1/model.onnx", "another one")
+    bench.sync()
+    assert set(bench.served()["m"].versions) == {2}
+
+
+def test_changed_weights_and_configuration(bench: Bench) -> None:
+    bench.put("m/model.toml", "")
+    bench.put("m/labels.txt", "a")
+    bench.sync()
+    bench.put("m/1/model.onnx", "another")
+    bench.put("m/model.toml", "[batching]\nmax_batch_size = 2\n")
+    bench.delete("m/labels.txt")
+    bench.settle()
+    assert bench.contents() == {
+        "m/1/model.onnx": "another",
+        "m/model.toml": "[batching]\nmax_batch_size = 2\n",
+    }
+    assert bench.served()["m"].config.batching.max_batch_size == 2
+
+
+def test_a_bad_configuration_is_shown_and_takes_nothing_away(bench: Bench) -> None:
+    bench.sync()
+    bench.put("m/model.toml", "nonsense")
+    bench.settle()
+    served = bench.served()["m"]
+    assert served.error is not None
+    assert set(served.versions) == {1}
+
+
+def test_a_model_that_goes(bench: Bench) -> None:
+    bench.put("n/1/model.onnx")
+    bench.sync()
+    bench.delete("n")
+    assert bench.sync().unsettled
+    assert set(bench.served()) == {"m", "n"}
+    assert bench.sync().changed
+    assert set(bench.served()) == {"m"}
+
+
+def test_one_model_now(bench: Bench) -> None:
+    """As a load asks for it: as it is at this moment, and nothing else."""
+    bench.put("n/1/model.onnx")
+    bench.sync(["n"])
+    assert set(bench.contents()) == {"n/1/model.onnx"}
+    bench.put("n/2/model.onnx")
+    assert bench.sync(["n"]).changed
+    assert 2 in bench.served()["n"].versions
+    assert not bench.sync(["nobody"]).changed
+    assert bench.mirror.names() == ["m", "n"]
+
+
+# --- roots that are no repository
+
+
+def test_a_models_own_folder(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, below="/m")
+    bench.put("m/1/model.onnx", "one")
+    bench.put("m/model.toml", "")
+    bench.sync()
+    assert bench.contents() == {"m/1/model.onnx": "one", "m/model.toml": ""}
+    named = Bench(tmp_path / "named", name="other", below="/m")
+    named.put("m/3/model.onnx", "three")
+    named.sync()
+    assert bench.served().keys() | named.served().keys() == {"m", "other"}
+
+
+def test_a_single_file_with_what_belongs_to_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, name="net", below="/onnx/big.onnx")
+    bench.put("onnx/big.onnx", "graph")
+    bench.put("onnx/big.onnx_data", "weights")
+    bench.put("onnx/other.onnx", "no")
+    bench.sync()
+    assert bench.contents() == {"net/1/big.onnx_data": "weights", "net/1/model.onnx": "graph"}
+
+
+# --- trouble
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, path: str, change: Any) -> None:
+    """Reading a file whose name ends so gives ``change`` of each chunk."""
+    open_file = RemoteFolder.open
+
+    def opened(self: RemoteFolder, name: str) -> Any:
+        file: Any = open_file(self, name)
+        return Opened(file, change) if name.endswith(path) else file
+
+    monkeypatch.setattr(RemoteFolder, "open", opened)
+
+
+def raising(error: Exception) -> Any:
+    def change(_: bytes) -> bytes:
+        raise error
+
+    return change
+
+
+def test_a_file_that_is_cut_off_is_not_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put("n/1/model.onnx", "whole")
+    with monkeypatch.context() as broken:
+        spoil(broken, "m/1/model.onnx", lambda chunk: chunk[:-1])
+        outcome = bench.sync()
+    assert "cut off" in outcome.problems["m"]
+    assert set(bench.contents()) == {"n/1/model.onnx"}  # the neighbour does not notice
+    assert bench.sync().problems == {}
+    assert set(bench.served()) == {"m", "n"}
+
+
+def test_a_file_longer_than_it_says_is_not_read_to_its_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = 0
+
+    def endless(_: bytes) -> bytes:
+        nonlocal chunks
+        chunks += 1
+        return b"x" * 100
+
+    spoil(monkeypatch, "m/1/model.onnx", endless)
+    assert "m" in bench.sync().problems
+    assert chunks == 1
+    assert bench.contents() == {}
+
+
+def test_a_version_that_changes_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, downloads=1)
+    bench.put("m/1/model.onnx", "one")
+    bench.put("m/1/data", "old")
+    changes = 0
+
+    def meanwhile(chunk: bytes) -> bytes:
+        nonlocal changes
+        changes += 1
+        if changes == 1:
+            bench.put("m/1/data", "new")  # as long as before
+        return chunk
+
+    with monkeypatch.context() as changing:
+        spoil(changing, "m/1/model.onnx", meanwhile)
+        assert "changed while it was copied" in bench.sync().problems["m"]
+    assert bench.contents() == {}
+    bench.settle()
+    assert bench.contents()["m/1/data"] == "new"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    bench.sync()
+    bench.put("m/2/a", "a")
+    bench.put("m/2/model.onnx", "two")
+    bench.sync()
+    files = 0
+
+    def full(_: int) -> None:
+        nonlocal files
+        files += 1
+        if files > 1:
+            raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as small:
+        small.setattr(os, "fsync", full)
+        assert "m" in bench.sync().problems
+    assert set(bench.served()["m"].versions) == {1}
+    assert bench.leftovers() == []  # what was copied in vain is not kept
+    bench.settle()
+    assert set(bench.served()["m"].versions) == {1, 2}
+
+
+def test_what_came_whole_does_not_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, downloads=1)
+    bench.put("m/1/a_first", "first")
+    bench.put("m/1/model.onnx", "one")
+    with monkeypatch.context() as broken:
+        spoil(broken, "model.onnx", raising(ConnectionResetError("gone")))
+        assert "gone" in bench.sync().problems["m"]
+    opened: list[str] = []
+    open_file = RemoteFolder.open
+
+    def watched(self: RemoteFolder, name: str) -> Any:
+        opened.append(name)
+        return open_file(self, name)
+
+    monkeypatch.setattr(RemoteFolder, "open", watched)
+    bench.begin()
+    assert bench.sync().problems == {}
+    assert [name.rpartition("/")[2] for name in opened] == ["model.onnx"]
+    assert bench.contents() == {"m/1/a_first": "first", "m/1/model.onnx": "one"}
+
+
+def test_a_listing_that_vanishes_takes_nothing_away(bench: Bench) -> None:
+    bench.sync()
+    bench.memory.mv(bench.remote, bench.remote + "-away", recursive=True)
+    for _ in range(3):
+        with pytest.raises(MirrorError, match="memory://"):
+            bench.sync()
+    assert set(bench.served()) == {"m"}
+    bench.memory.mkdir(bench.remote)
+    for _ in range(3):
+        with pytest.raises(MirrorError, match="empty"):
+            bench.sync()
+    assert set(bench.served()) == {"m"}
+
+
+def test_one_listing_that_fails_is_one_models_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.put("n/1/model.onnx", "n")
+    bench.sync()
+    bench.put("n/1/model.onnx", "other")
+    entries = RemoteFolder.entries
+
+    def failing(self: RemoteFolder, folder: str) -> Any:
+        if folder.endswith("/m"):
+            raise PermissionError("not yours")
+        return entries(self, folder)
+
+    monkeypatch.setattr(RemoteFolder, "entries", failing)
+    for _ in range(3):
+        outcome = bench.sync()
+        assert outcome.problems == {"m": "PermissionError: not yours"}
+    assert bench.contents() == {"m/1/model.onnx": "one", "n/1/model.onnx": "other"}
+
+
+def test_there_is_a_limit_before_anything_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, max_bytes=10)
+    bench.put("m/1/model.onnx", "12345")
+    bench.sync()
+    bench.put("n/1/model.onnx", "123456")
+    bench.sync()
+    monkeypatch.setattr(RemoteFolder, "open", None)
+    with pytest.raises(MirrorError, match=r"11 bytes are more than remote\.max_size"):
+        bench.sync()
+    assert set(bench.served()) == {"m"}
+
+
+def test_a_disk_that_will_not_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(RemoteFolder, "open", None)
+    with pytest.raises(MirrorError, match="3 bytes are to be copied, 2 are free"):
+        bench.sync()
+
+
+def test_more_files_than_there_may_be(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from servolley.mirror import folder
+
+    for number in range(10):
+        bench.put(f"m/1/{number}")
+    monkeypatch.setattr(folder, "MOST_FILES", 9)
+    assert "more than 9 files" in bench.sync().problems["m"]
+
+
+def test_folders_that_lie_too_deep(bench: Bench) -> None:
+    bench.put("m/1/" + "a/" * 20 + "x")
+    assert "too deep" in bench.sync().problems["m"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["m/1/../../../escape", "m/1/..", "m/1/a\\b", "m/1/a\nb", "m/1/" + "x" * 250, "m/../x", "m/sub/../../x"],
+)
+def test_names_that_lead_elsewhere(bench: Bench, path: str, tmp_path: Path) -> None:
+    bench.sync()
+    # As an object store has them: a key is any text.
+    bench.memory.store[f"{bench.remote}/{path}"] = bench.memory.store[f"{bench.remote}/m/1/model.onnx"]
+    for _ in range(2):
+        bench.sync()
+    assert bench.contents() == {"m/1/model.onnx": "one"}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["cache"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a\\b", " m", "\x01"])
+def test_models_whose_names_are_none(bench: Bench, name: str) -> None:
+    bench.memory.store[f"{bench.remote}/{name}/1/model.onnx"] = bench.memory.store[
+        f"{bench.remote}/m/1/model.onnx"
+    ]
+    bench.sync()
+    assert set(bench.contents()) == {"m/1/model.onnx"}
+
+
+# --- the copy
+
+
+def test_a_copy_that_is_not_as_it_was_written_is_made_again(bench: Bench) -> None:
+    bench.put("m/model.toml", "")
+    bench.sync()
+    (bench.cache.root / "m" / "1" / "model.onnx").write_text("eno")  # as long as before
+    outcome = bench.sync()
+    assert (outcome.changed, outcome.repaired) == (False, [])  # once per process is enough
+    outcome = bench.begin().sync()
+    assert (outcome.changed, outcome.repaired) == (True, ["m/1"])
+    assert bench.contents()["m/1/model.onnx"] == "one"
+
+
+def test_a_spoiled_copy_is_not_served_where_nothing_else_can_be_had(bench: Bench) -> None:
+    bench.sync()
+    bench.delete("m")
+    (bench.cache.root / "m" / "1" / "model.onnx").write_text("eno")
+    with pytest.raises(MirrorError):
+        bench.begin().sync()
+    assert bench.contents() == {}
+
+
+def test_what_another_process_left_behind_is_thrown_away(bench: Bench) -> None:
+    stale = bench.cache.staging("gone", "1", "0123")
+    (stale / "model.onnx").write_text("half")
+    bench.sync()
+    assert bench.leftovers() == []
+
+
+def test_nothing_is_seen_before_it_is_on_the_disk(bench: Bench, written_through: list[str]) -> None:
+    bench.sync()
+    bench.put("m/2/model.onnx", "two")
+    bench.sync()
+    written_through.clear()
+    bench.sync()
+    log = written_through
+    (published,) = [number for number, entry in enumerate(log) if entry.endswith(" 2")]
+    before = log[:published]
+    assert before.index("fsync .model.onnx.part") < before.index("rename .model.onnx.part model.onnx")
+    assert before.index("fsync .mirror.json.new") < before.index("rename .mirror.json.new .mirror.json")
+    assert before[-1].startswith("fsync 2-")  # the folder
+    assert log[published + 1] == "fsync m"
+
+
+def test_a_folder_of_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis").touch()
+    with pytest.raises(MirrorError, match="no mirror's"):
+        Cache(tmp_path / "mine", "memory://x")
+    (tmp_path / "file").touch()
+    with pytest.raises(MirrorError, match="File exists"):
+        Cache(tmp_path / "file", "memory://x")
+
+
+def test_two_mirrors_of_the_same_take_turns(bench: Bench, tmp_path: Path) -> None:
+    other = Cache(bench.cache.root, bench.url)
+    waited = 0
+
+    def waiting() -> None:
+        nonlocal waited
+        waited += 1
+        release.close()
+
+    release = (bench.cache.root / ".lock").open("w")
+    fcntl.flock(release, fcntl.LOCK_EX)
+    with other.locked(waiting):
+        assert waited == 1
+
+
+def test_states_that_are_none(bench: Bench) -> None:
+    bench.sync()
+    for text in ("", "[]", '{"digest": 1}', '{"digest": "x", "files": {"model.onnx": {"size": -1}}}'):
+        (bench.cache.root / "m" / "1" / ".mirror.json").write_text(text)
+        assert bench.cache.versions("m") == {}
+        bench.begin().sync()
+        assert bench.cache.versions("m").keys() == {1}
