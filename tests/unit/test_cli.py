@@ -37,6 +37,8 @@ def test_flags() -> None:
         *("--strict-readiness", "false", "--max-connections", "7", "--grpc-port", "8001"),
         *("--grpc-compression", "low"),
         *("--tls-cert", "/c", "--tls-key", "/k", "--tls-client-ca", "/ca"),
+        *("--admin-listen", "unix:/a", "--admin-token-file", "/t"),
+        *("--cache-dir", "/cache", "--remote-poll-interval", "0"),
     )
     assert (read.repository.name, read.repository.exit_on_error, read.repository.strict_readiness) == (
         "m",
@@ -46,6 +48,8 @@ def test_flags() -> None:
     assert (read.http.host, read.http.port, read.http.unix_socket) == ("::1", 0, "/s")
     assert (read.http.metrics_port, read.http.reuse_port, read.http.max_connections) == (8002, True, 7)
     assert (read.http.grpc_port, read.http.grpc_compression) == (8001, "low")
+    assert (read.admin.listen, read.admin.token_file) == ("unix:/a", "/t")
+    assert (read.remote.cache_dir, read.remote.poll_interval_s) == ("/cache", 0)
     assert (read.tls.cert, read.tls.key, read.tls.client_ca) == ("/c", "/k", "/ca")
     assert (read.limits.max_body_size, read.limits.pool_size) == (1 << 30, 2 * 10**9)
     assert read.limits.drain_timeout_s == 2.5
@@ -105,6 +109,8 @@ def test_the_file_and_the_flags(tmp_path: Path) -> None:
         (["a", "--port", "70000"], r"'http\.port'"),
         (["a", "--max-body-size", "much"], "not a size in bytes: 'much'"),
         (["a", "--drain-timeout", "-1"], "drain_timeout_s"),
+        (["a", "--admin-listen", "8003"], "write HOST:PORT"),
+        (["a", "--remote-poll-interval", "-1"], r"remote\.poll_interval_s"),
         (["a", "--tls-cert", "c"], "both a certificate and its key"),
         (["a", "--tls-key", "k"], "both a certificate and its key"),
         (["a", "--tls-client-ca", "ca"], "--tls-client-ca needs --tls-cert and --tls-key"),
@@ -154,7 +160,11 @@ def test_the_server_imports_nothing_heavy() -> None:
         "onnx",
         "prometheus_client",
         "google.protobuf",
+        "fsspec",
+        "http.client",
+        "servolley.client.connection",
         "servolley.front.grpc.messages",
+        "servolley.mirror.repository",
         "servolley.front.handshakes",
         "servolley.front.tls",
         "servolley.front.tls_context",

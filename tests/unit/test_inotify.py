@@ -36,8 +36,8 @@ def said(watch: FolderWatch) -> bool:
     return bool(select.select([watch], [], [], 0)[0])
 
 
-def is_complete(watch: FolderWatch) -> bool:
-    return watch.complete
+def is_rooted(watch: FolderWatch) -> bool:
+    return watch.rooted
 
 
 @LOCAL
@@ -59,17 +59,17 @@ def test_what_is_said(tmp_path: Path) -> None:
         change()
         assert said(watch), number
         watch.refresh()
-        assert is_complete(watch)
+        assert is_rooted(watch)
     (tmp_path / "n").unlink()
     watch.refresh()
     assert not said(watch)
     shutil.rmtree(tmp_path)
     assert said(watch)
     watch.refresh()
-    assert not is_complete(watch)
+    assert not is_rooted(watch)
     tmp_path.mkdir()
     watch.refresh()
-    assert is_complete(watch)
+    assert is_rooted(watch)
     put(tmp_path / "x")
     assert said(watch)
     watch.close()
@@ -97,7 +97,7 @@ def test_not_deeper_and_not_more_than_wanted(tmp_path: Path, monkeypatch: pytest
     shallow.close()
     monkeypatch.setattr(inotify, "MOST_FOLDERS", 3)
     some = watching(tmp_path)
-    assert not some.complete
+    assert some.rooted  # and not tried again at every look
     put(tmp_path / "other")
     assert said(some)
     some.close()
@@ -108,7 +108,7 @@ def test_folders_that_go_round_in_circles(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "again").symlink_to(tmp_path)
     watch = watching(tmp_path)
-    assert watch.complete
+    assert watch.rooted
     watch.close()
 
 

@@ -293,6 +293,16 @@ def test_a_manifest_over_http(web: Web) -> None:
     assert "m/3/model.onnx" not in web.contents()
 
 
+def test_a_long_manifest_is_read_to_its_end(web: Web) -> None:
+    web.put("z/1/model.onnx", "last")
+    lines = "".join(f"{SUM}  m/{version}/model.onnx\n" for version in range(1, 20_000))
+    web.put("SHA256SUMS", lines + web.sums())
+    mirror = web.mirror("/SHA256SUMS")
+    assert mirror.names() == ["m", "z"]
+    assert set(mirror.sync().problems) == {"m"}  # no such file
+    assert web.contents() == {"z/1/model.onnx": "last"}
+
+
 def test_what_a_manifest_lists_has_a_limit_without_saying_its_size(web: Web) -> None:
     web.put("m/1/model.onnx", "one")
     web.put("m/2/model.onnx", "x" * 5000)
@@ -320,6 +330,12 @@ def test_what_opens_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(MirrorError, match=r"pip install 'servolley\[s3\]' \(s3fs\)"):
         open_repository("s3://bucket/models", None, {})
+
+
+def test_a_url_with_a_query() -> None:
+    with pytest.raises(MirrorError, match="https://host/models: what has a query") as refused:
+        open_repository("https://host/models?signature=secret", None, {})
+    assert "secret" not in str(refused.value)
 
 
 def test_options_that_it_does_not_know() -> None:

@@ -8,7 +8,7 @@ from servolley.repository.labels import Labels, LabelState
 from servolley.repository.names import LARGEST_VERSION
 from servolley.status import invalid_argument
 
-_LABELS = r"/v2/repository(?:/[^/]+)?/models/(?P<model>[^/]+)/labels"
+_LABELS = r"/v2/repository/models/(?P<model>[^/]+)/labels"
 
 
 class LabelRoutes:

@@ -62,7 +62,7 @@ def _mirror(job: Job, voice: _Voice) -> Mirror:
     """Raises MirrorError."""
     cache = Cache(Path(job.cache), shown(job.url))
     return Mirror(
-        open_repository(job.url, job.name, job.options),
+        open_repository(job.url, job.name, job.options, voice.progress),
         cache,
         url=job.url,
         max_bytes=job.max_bytes,

@@ -2,11 +2,11 @@
 folders."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from servolley.mirror.listing import DEEPEST, MOST_FILES, Files, Reader, RemoteFile, RemoteModel
 from servolley.mirror.manifest import LARGEST_MANIFEST_BYTES, ManifestListing
@@ -38,14 +38,23 @@ _LAST_RESORT = "created"
 class RemoteFolder:
     """The root of a repository, of one model, or one model file, at ``url``. Blocking."""
 
-    def __init__(self, url: str, name: str | None, options: dict[str, Any]) -> None:
-        """``name``: the model's, where there is one only; ``options``: the file system's. Raises
-        MirrorError."""
+    def __init__(
+        self,
+        url: str,
+        name: str | None,
+        options: dict[str, Any],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """``name``: the model's, where there is one only; ``options``: the file system's; ``progress``: told
+        that a look goes on. Raises MirrorError."""
         scheme = scheme_of(url)
         assert scheme is not None
         self._url = url
         self._web = scheme in {"http", "https"}
+        if self._web and urlsplit(url).query:
+            raise MirrorError("what has a query cannot be listed; keys go into remote.options, as headers")
         self._name = name
+        self._progress = progress
         self._files = _file_system(scheme, options)
         root = url if self._web else self._files._strip_protocol(url)
         self._root = str(root).rstrip("/")
@@ -55,12 +64,17 @@ class RemoteFolder:
         self._files.invalidate_cache()
         parent, _, last = self._root.rpartition("/")
         if last == MANIFEST:
-            with self.open(self._root) as file:
-                text = file.read(LARGEST_MANIFEST_BYTES + 1)
-            if len(text) > LARGEST_MANIFEST_BYTES:
-                raise MirrorError(f"{MANIFEST}: larger than {LARGEST_MANIFEST_BYTES} bytes")
-            return ManifestListing(text.decode("utf-8", "replace"), parent, self.open, escape=self._web)
+            return ManifestListing(self._manifest(), parent, self.open, escape=self._web)
         return FolderListing(self, self._root, self._name)
+
+    def _manifest(self) -> str:
+        text = bytearray()
+        with self.open(self._root) as file:
+            while chunk := file.read(_BLOCK_BYTES):  # which may be less than what is there
+                text += chunk
+                if len(text) > LARGEST_MANIFEST_BYTES:
+                    raise MirrorError(f"{MANIFEST}: larger than {LARGEST_MANIFEST_BYTES} bytes")
+        return text.decode("utf-8", "replace")
 
     def open(self, name: str) -> AbstractContextManager[Reader]:
         # Web servers need not know ranges: a file of theirs is read as it comes.
@@ -74,6 +88,7 @@ class RemoteFolder:
 
     def entries(self, folder: str) -> "Iterator[Entry]":
         """What lies directly in it, whatever it is called."""
+        self._progress(0)
         prefix = folder + "/"
         for info in self._files.ls(prefix if self._web else folder, detail=True):
             full = str(info["name"])
@@ -91,6 +106,7 @@ class RemoteFolder:
     def file(self, entry: "Entry") -> RemoteFile:
         info = entry.info
         if self._web:
+            self._progress(0)
             info = self._files.info(entry.full)  # a list of links says nothing of files
         size = info.get("size")
         lfs = info.get("lfs")
@@ -285,9 +301,11 @@ def _file_system(scheme: str, options: dict[str, Any]) -> Any:
         raise MirrorError(f"{scheme}://: {type(error).__name__}: {error}") from error
 
 
-def open_repository(url: str, name: str | None, options: dict[str, Any]) -> RemoteFolder:
+def open_repository(
+    url: str, name: str | None, options: dict[str, Any], progress: Callable[[int], None] = lambda _: None
+) -> RemoteFolder:
     """Raises MirrorError, with the URL in its text."""
     try:
-        return RemoteFolder(url, name, options)
+        return RemoteFolder(url, name, options, progress)
     except MirrorError as error:
         raise MirrorError(f"{shown(url)}: {error}") from error

@@ -18,15 +18,16 @@ SILENCE_S = 300.0
 _LONGEST_LINE_BYTES = 64 << 20
 _END_S = 5.0
 
+# -P: what lies in the working directory is not imported.
+COMMAND = (sys.executable, "-P", "-m", "servolley.mirror")
+
 _log = logging.getLogger(__name__)
 
 
 class MirrorProcess:
     """``command``: what is run; a test's own, perhaps."""
 
-    def __init__(
-        self, job: Job, command: tuple[str, ...] = (sys.executable, "-m", "servolley.mirror")
-    ) -> None:
+    def __init__(self, job: Job, command: tuple[str, ...] = COMMAND) -> None:
         self._job = job
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
@@ -57,7 +58,8 @@ class MirrorProcess:
                 _kill(process)
                 await process.wait()
         if self._stderr is not None:
-            await self._stderr
+            await asyncio.wait({self._stderr}, timeout=_END_S)
+            self._stderr.cancel()
             self._stderr = None
 
     async def _ask(self, what: str, models: list[str] | None = None) -> Answer:

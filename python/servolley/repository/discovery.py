@@ -106,7 +106,7 @@ class Poller:
             while True:
                 nudged = await self._wait(earliest, latest)
                 before, began = self._before, loop.time()
-                if watch is not None and (nudged or not watch.complete):
+                if watch is not None and (nudged or not watch.rooted):
                     await loop.run_in_executor(self._thread, watch.refresh)
                     loop.add_reader(watch.fileno(), self._on_change, loop, watch)
                 self.take(await loop.run_in_executor(self._thread, self._look))

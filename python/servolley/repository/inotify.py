@@ -2,7 +2,6 @@
 Which change it was is not asked: a look sees everything, and so a queue that overflowed loses nothing."""
 
 import ctypes
-import errno
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -43,7 +42,7 @@ class FolderWatch:
         self._roots = roots
         self._watched: set[int] = set()
         self._local: set[Path] = set()
-        self.complete = False
+        self.rooted = False
 
     @classmethod
     def open(cls, roots: Roots) -> "FolderWatch | None":
@@ -62,14 +61,14 @@ class FolderWatch:
 
     def refresh(self) -> None:
         """Forgets what was said so far, and watches the folders that are there now: before a look, so that
-        what changes after it is said again. ``complete``: whether all of them are watched."""
+        what changes after it is said again. ``rooted``: whether every root is watched; if not, try again."""
         self._drain()
         watched: set[int] = set()
-        self.complete = True
+        self.rooted = True
         for root, depth in self._roots():
             if root not in self._local:
                 if not is_local(root):
-                    self.complete = False
+                    self.rooted = False
                     continue
                 self._local.add(root)
             self._watch(os.fspath(root), depth, watched, is_root=True)
@@ -82,13 +81,11 @@ class FolderWatch:
 
     def _watch(self, folder: str, depth: int, watched: set[int], *, is_root: bool = False) -> None:
         if len(watched) >= MOST_FOLDERS:
-            self.complete = False
             return
         watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), _MASK)
         if watch < 0:
-            # What has vanished meanwhile was said by the folder above it.
-            if is_root or ctypes.get_errno() != errno.ENOENT:
-                self.complete = False
+            # What has vanished meanwhile was said by the folder above it; for others there are the looks.
+            self.rooted = self.rooted and not is_root
             return
         if watch in watched:
             return  # a second way to the same folder
