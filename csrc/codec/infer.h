@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,7 +15,6 @@
 #include "memory/buffer.h"
 #include "memory/payload.h"
 #include "memory/pool.h"
-#include "shm/regions.h"
 #include "tensor/shape.h"
 #include "tensor/signature.h"
 #include "tensor/tensor_view.h"
@@ -29,6 +27,11 @@ namespace servolley::codec {
 struct InputTensor {
   TensorView view;
   Buffer owner;
+  // In a client's shared memory (see InferRequest::shared_inputs): `view` has no address until
+  // somebody has brought the data.
+  bool shared = false;
+
+  bool given() const { return shared || view.data; }
 };
 
 enum class OutputForm : std::uint8_t { kJson, kBinary, kShared };
@@ -40,12 +43,17 @@ struct RequestedOutput {
   std::uint32_t shared = 0;          // kShared: its place in InferRequest::shared_outputs
 };
 
-// The part of a client's shared memory that an output is to be written to. The region lives at
-// least as long.
-struct SharedOutput {
-  std::shared_ptr<const shm::Region> region;
+// A part of a client's shared memory, as the request names it. Whether there is such a region, and
+// whether the part lies in it, the codec does not know.
+struct SharedPart {
+  std::string region;
   std::uint64_t offset = 0;
   std::uint64_t bytes = 0;
+};
+// Where an input's data lies.
+struct SharedInput {
+  std::uint32_t index = 0;  // in the signature
+  SharedPart part;
 };
 
 // A decoded request. Reused: clear() keeps every capacity, so that a warm server decodes small
@@ -54,15 +62,18 @@ struct InferRequest {
   std::string id;
   std::vector<InputTensor> inputs;       // every input of the signature, in its order
   std::vector<RequestedOutput> outputs;  // in the order of the answer
-  std::vector<SharedOutput> shared_outputs;
-  std::uint64_t priority = 0;  // 0 = the model's default, 1 = highest
+  std::vector<SharedInput> shared_inputs;
+  std::vector<SharedPart> shared_outputs;  // where outputs go instead of into the answer
+  std::uint64_t priority = 0;              // 0 = the model's default, 1 = highest
   std::optional<std::uint64_t> timeout_us;
   bool columnar = false;  // TensorFlow Serving's "inputs" form instead of "instances"
 
+  bool uses_shared_memory() const { return !shared_inputs.empty() || !shared_outputs.empty(); }
   void clear() {
     id.clear();
     inputs.clear();
     outputs.clear();
+    shared_inputs.clear();
     shared_outputs.clear();
     priority = 0;
     timeout_us.reset();
@@ -77,8 +88,7 @@ struct DecodeContext {
   Pool& pool;
   // Bytes that all decoded tensors of one request may take together: TOO_LARGE above.
   std::size_t decoded_bytes_limit;
-  // Shared memory that clients have registered; null where they may not.
-  const shm::Regions* regions = nullptr;
+  bool shared_memory = false;  // clients may name parts of theirs
 };
 
 // One output tensor of one request (its rows of the batch).

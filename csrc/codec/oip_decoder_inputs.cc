@@ -68,7 +68,7 @@ bool Decoder::input_name_member(Input& input) {
   if (!index) return reader_.fail(std::move(index).error());
   input.index = *index;
   // Every read input has data, be it of length 0 (see resolve_input).
-  return !out_.inputs[*index].view.data || reader_.fail(input_given_twice(context_, *index));
+  return !out_.inputs[*index].given() || reader_.fail(input_given_twice(context_, *index));
 }
 
 bool Decoder::shape(Input& input) {
@@ -155,9 +155,8 @@ bool Decoder::resolve_input(Input& input) {
                           sources == 0 ? "none" : "several"));
   }
   if (input.shared.given) {
-    return accept(read_shared_input(context_, static_cast<std::uint32_t>(input.index), input.shape,
-                                    input.elements, input.shared, budget_,
-                                    out_.inputs[input.index]));
+    return accept(outline_shared_input(context_, static_cast<std::uint32_t>(input.index),
+                                       input.shape, input.elements, input.shared, out_));
   }
   if (input.binary_size) return resolve_binary(input);
   if (input.data_read) return true;

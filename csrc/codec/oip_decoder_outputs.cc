@@ -88,8 +88,8 @@ bool Decoder::resolve_output(const Output& output) {
       return refuse(message("output ", quoted(spec.name), ": 'shared_memory_region' excludes ",
                             "'classification' and 'binary_data'"));
     }
-    return accept(
-        add_shared_output(context_, static_cast<std::uint32_t>(output.index), output.shared, out_));
+    return accept(outline_shared_output(context_, static_cast<std::uint32_t>(output.index),
+                                        output.shared, out_));
   }
   if (output.classification != 0 && !accept(check_classification(spec))) return false;
   out_.outputs.push_back(

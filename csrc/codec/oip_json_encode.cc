@@ -5,7 +5,6 @@
 #include "codec/json_write.h"
 #include "codec/messages.h"
 #include "codec/oip_json.h"
-#include "codec/oip_shared.h"
 #include "memory/buffer_writer.h"
 
 namespace servolley::codec {
@@ -65,10 +64,9 @@ class Encoder {
   }
 
   std::size_t head_room(const RequestedOutput& requested) const {
-    const std::size_t region =
-        requested.form == OutputForm::kShared
-            ? 128 + 2 * kIntText + escaped_size(part(requested).region->name())
-            : 0;
+    const std::size_t region = requested.form == OutputForm::kShared
+                                   ? 128 + 2 * kIntText + escaped_size(part(requested).region)
+                                   : 0;
     return 128 + escaped_size(spec(requested).name) + (kMaxRank + 1) * kIntText + region;
   }
 
@@ -76,14 +74,14 @@ class Encoder {
     return context_.signature.outputs[requested.index];
   }
 
-  const SharedOutput& part(const RequestedOutput& requested) const {
+  const SharedPart& part(const RequestedOutput& requested) const {
     return request_.shared_outputs[requested.shared];
   }
 
   // Behind the shape: where the client finds the output instead of here.
-  char* put_part(char* at, const SharedOutput& part, const TensorView& view) const {
+  char* put_part(char* at, const SharedPart& part, const TensorView& view) const {
     at = put_text(at, "],\"parameters\":{\"shared_memory_region\":");
-    at = put_quoted(at, part.region->name());
+    at = put_quoted(at, part.region);
     if (part.offset != 0) {
       at = put_text(at, ",\"shared_memory_offset\":");
       at = put_uint(at, part.offset);
@@ -101,9 +99,6 @@ class Encoder {
       if (!classes) return std::move(classes).error();
       classified_.push_back(std::move(*classes));
       view = &classified_.back().view;
-    }
-    if (requested.form == OutputForm::kShared) {
-      SERVOLLEY_TRY(oip::write_shared_output(part(requested), *view, spec(requested).name));
     }
     SERVOLLEY_TRY(writer_.reserve(head_room(requested)));
     char* const start = reinterpret_cast<char*>(writer_.tail());

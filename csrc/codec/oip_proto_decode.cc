@@ -77,7 +77,7 @@ class Decoder {
     }
     if (first_raw) SERVOLLEY_TRY(take_raw(*first_raw, raw_entries));
     for (std::size_t i = 0; i < order_.size(); ++i) {
-      if (out_.inputs[order_[i]].view.data) continue;
+      if (out_.inputs[order_[i]].given()) continue;
       return refuse(message("no data for ", input_name(order_[i]), for_model(),
                             ": neither 'contents' nor an entry of 'raw_input_contents'"));
     }
@@ -161,8 +161,8 @@ class Decoder {
                               " must not have both 'contents' and 'shared_memory_region'"));
       }
       ++shared_inputs_;
-      return oip::read_shared_input(context_, *index, input.shape, *elements, input.shared, budget_,
-                                    out_.inputs[*index]);
+      return oip::outline_shared_input(context_, *index, input.shape, *elements, input.shared,
+                                       out_);
     }
     if (!input.has_contents) return {};
     has_contents_ = true;
@@ -292,7 +292,7 @@ class Decoder {
         continue;
       }
       // The entries are those of the inputs that are not in shared memory.
-      while (out_.inputs[order_[next]].view.data) ++next;
+      while (out_.inputs[order_[next]].given()) ++next;
       const std::uint32_t index = order_[next++];
       ++taken;
       InputTensor& tensor = out_.inputs[index];
@@ -343,7 +343,7 @@ class Decoder {
         return refuse(message("output ", quoted(spec.name),
                               ": 'shared_memory_region' excludes 'classification'"));
       }
-      return oip::add_shared_output(context_, *index, shared, out_);
+      return oip::outline_shared_output(context_, *index, shared, out_);
     }
     if (classification != 0) SERVOLLEY_TRY(oip::check_classification(spec));
     out_.outputs.push_back(

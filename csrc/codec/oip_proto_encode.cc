@@ -3,7 +3,6 @@
 
 #include "codec/classification.h"
 #include "codec/oip_proto.h"
-#include "codec/oip_shared.h"
 #include "codec/proto_writer.h"
 #include "codec/utf8.h"
 
@@ -31,7 +30,6 @@ class Encoder {
 
   Status run(bool final_response) {
     SERVOLLEY_TRY(make_classes());
-    SERVOLLEY_TRY(write_shared());
     std::size_t bytes = text_size(1, context_.model) + text_size(2, context_.version) +
                         text_size(3, request_.id) + (final_response ? kFinal.size() : 0);
     for (std::size_t i = 0; i < request_.outputs.size(); ++i) {
@@ -66,17 +64,8 @@ class Encoder {
     return {};
   }
 
-  Status write_shared() const {
-    for (const RequestedOutput& requested : request_.outputs) {
-      if (requested.form != OutputForm::kShared) continue;
-      SERVOLLEY_TRY(oip::write_shared_output(request_.shared_outputs[requested.shared],
-                                             outputs_[requested.index].view, spec(requested).name));
-    }
-    return {};
-  }
-
   // Where the i-th output has been written instead of into the answer, if so.
-  const SharedOutput* shared(std::size_t i) const {
+  const SharedPart* shared(std::size_t i) const {
     const RequestedOutput& requested = request_.outputs[i];
     return requested.form == OutputForm::kShared ? &request_.shared_outputs[requested.shared]
                                                  : nullptr;
@@ -134,14 +123,14 @@ class Encoder {
   static constexpr std::string_view kOffset = "shared_memory_offset";
   static constexpr std::string_view kBytes = "shared_memory_byte_size";
 
-  static std::size_t part_size(const SharedOutput& part, const TensorView& view) {
-    const std::size_t name = text_size(3, part.region->name());
+  static std::size_t part_size(const SharedPart& part, const TensorView& view) {
+    const std::size_t name = text_size(3, part.region);
     return field_size(4, entry_size(kRegion, name)) +
            (part.offset ? number_size(kOffset, part.offset) : 0) + number_size(kBytes, view.bytes);
   }
-  static void write_part(const SharedOutput& part, const TensorView& view, MessageWriter& writer) {
-    write_entry(kRegion, text_size(3, part.region->name()), writer);
-    writer.text(3, part.region->name());
+  static void write_part(const SharedPart& part, const TensorView& view, MessageWriter& writer) {
+    write_entry(kRegion, text_size(3, part.region), writer);
+    writer.text(3, part.region);
     if (part.offset) write_number(kOffset, part.offset, writer);
     write_number(kBytes, view.bytes, writer);
   }
@@ -164,7 +153,7 @@ class Encoder {
         writer.varint(static_cast<std::uint64_t>(dim));
       }
     }
-    if (const SharedOutput* const part = shared(i)) write_part(*part, view, writer);
+    if (const SharedPart* const part = shared(i)) write_part(*part, view, writer);
   }
 
   // An entry even if it is empty: clients count them.

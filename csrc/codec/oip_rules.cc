@@ -81,7 +81,7 @@ Status check_complete(const DecodeContext& context, const InferRequest& request)
   std::size_t given = 0;
   const TensorSpec* missing = nullptr;
   for (std::size_t i = 0; i < request.inputs.size(); ++i) {
-    if (request.inputs[i].view.data) {
+    if (request.inputs[i].given()) {
       ++given;
     } else if (!missing) {
       missing = &context.signature.inputs[i];

@@ -2,6 +2,7 @@
 
 #include "engine/engine.h"
 #include "engine/shadow.h"
+#include "engine/shared_tensors.h"
 
 namespace servolley::engine {
 namespace {
@@ -68,7 +69,8 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
     for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
       outputs_.push_back({.view = rows_of(batch, o, item), .owner = &batch.outputs[o].owner});
     }
-    status = session.answer(request, outputs_, now);
+    if (request.infer.uses_shared_memory()) status = write_shared_tensors(request, outputs_);
+    if (status.ok()) status = session.answer(request, outputs_, now);
     payload_.clear();  // drops the leases of what was copied
     reason = FailureReason::kOther;
   }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/shared_tensors.h"
+
 namespace servolley::engine {
 namespace {
 
@@ -91,6 +93,9 @@ Result<Request*> Engine::begin(const HotRoute& route, TimePoint now) {
 
 Status Engine::submit(Request& request, Connection& connection, Status status, TimePoint now) {
   bool run_inline = false;
+  if (status.ok() && request.infer.uses_shared_memory()) {
+    status = read_shared_tensors(request, decode_context(*request.servable), regions_);
+  }
   if (status.ok() && !request.body) status = own_inputs(request);
   if (status.ok()) {
     prepare_for_batching(request, request.servable->signature().batched);
@@ -127,7 +132,7 @@ codec::DecodeContext Engine::decode_context(const Servable& servable) {
           .model = servable.name(),
           .pool = pool_,
           .decoded_bytes_limit = options_.decoded_bytes,
-          .regions = regions_.enabled() ? &regions_ : nullptr};
+          .shared_memory = regions_.enabled()};
 }
 
 codec::EncodeContext Engine::encode_context(const Servable& servable) {

@@ -13,6 +13,7 @@
 #include "codec/infer.h"
 #include "engine/stats.h"
 #include "memory/buffer.h"
+#include "shm/region.h"
 
 namespace servolley::engine {
 
@@ -33,6 +34,8 @@ struct Request : batching::Item {
   std::shared_ptr<Shadow> shadow;  // gets a copy once the answer is there; mostly none
   codec::InferRequest infer;
   Buffer body;  // what the inputs with an empty owner lie in
+  // Of infer.shared_outputs, so that they live until the answer is written.
+  std::vector<std::shared_ptr<const shm::Region>> output_regions;
   std::vector<std::int64_t> key_storage;
   TimePoint received{};
   // Set by the loop thread, read by instances: the answer will not be sent.

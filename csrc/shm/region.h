@@ -1,6 +1,6 @@
 #pragma once
 
-// shm [layer 1]: regions of POSIX shared memory that clients have registered, and the table of
+// shm [layer 4]: regions of POSIX shared memory that clients have registered, and the table of
 // them. Bytes are copied in and out through the descriptor; nothing is ever mapped. A client may
 // shorten its object at any time, and touching a mapping behind the object's end kills the process
 // (SIGBUS), while pread() just returns fewer bytes; it may also change the bytes between a check

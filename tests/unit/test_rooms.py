@@ -16,11 +16,11 @@ PACKAGE = ROOT / "python" / "servolley"
 CORE_LAYERS = {
     "base": 0,
     "tensor": 1,
-    "shm": 1,
     "device": 2,
     "memory": 3,
     "codec": 4,
     "net": 4,
+    "shm": 4,
     "runtime": 4,
     "batching": 4,
     "engine": 5,

@@ -85,7 +85,7 @@ class Codec {
   Status tfs(std::string_view text) {
     return decode_tfs_predict(bytes_of(text), decode_context(), request);
   }
-  DecodeContext decode_context() { return {signature, "m", pool, limit_, regions}; }
+  DecodeContext decode_context() { return {signature, "m", pool, limit_, shared_memory}; }
   EncodeContext encode_context() { return {signature, "m", "3", pool}; }
 
   Signature signature;
@@ -93,7 +93,7 @@ class Codec {
   InferRequest request;
   Payload payload;
   std::string body;
-  const shm::Regions* regions = nullptr;
+  bool shared_memory = false;
 
  private:
   std::size_t limit_;

@@ -1,0 +1,86 @@
+#include "engine/shared_tensors.h"
+
+#include <utility>
+
+#include "codec/decode_budget.h"
+#include "codec/inline_list.h"
+#include "codec/messages.h"
+#include "codec/oip_shared.h"
+#include "engine/servable.h"
+
+namespace servolley::engine {
+namespace {
+
+using codec::message;
+using codec::quoted;
+using RegionLease = std::shared_ptr<const shm::Region>;
+
+Result<RegionLease> find_region(const shm::Regions& regions, const codec::SharedPart& part,
+                                std::string_view what, const std::string& tensor) {
+  auto region = regions.find(part.region);
+  if (!region) return region;
+  if (const Status inside = (*region)->check_range(part.offset, part.bytes); !inside.ok()) {
+    return invalid_argument(
+        message("invalid shared memory of ", what, quoted(tensor), ": ", inside.message()));
+  }
+  return region;
+}
+
+Status read_input(const codec::SharedInput& shared, const shm::Region& region,
+                  const codec::DecodeContext& context, codec::InputTensor& input) {
+  auto copy = context.pool.allocate(input.view.bytes);
+  if (!copy) return std::move(copy).error();
+  SERVOLLEY_TRY(region.read(shared.part.offset, {copy->data(), input.view.bytes}));
+  input.view.data = copy->data();
+  input.owner = std::move(*copy);
+  // What is checked is the copy: the client may go on writing.
+  return codec::oip::check_shared_data(context, shared.index, input);
+}
+
+}  // namespace
+
+Status read_shared_tensors(Request& request, const codec::DecodeContext& context,
+                           const shm::Regions& regions) {
+  codec::InferRequest& infer = request.infer;
+  for (const codec::RequestedOutput& output : infer.outputs) {
+    if (output.form != codec::OutputForm::kShared) continue;
+    auto region = find_region(regions, infer.shared_outputs[output.shared], "output ",
+                              context.signature.outputs[output.index].name);
+    if (!region) return std::move(region).error();
+    request.output_regions.push_back(std::move(*region));  // in the order of shared_outputs
+  }
+  codec::InlineList<const shm::Region*> inputs;  // in the table, which does not change meanwhile
+  for (const codec::SharedInput& shared : infer.shared_inputs) {
+    auto region =
+        find_region(regions, shared.part, "input ", context.signature.inputs[shared.index].name);
+    if (!region) return std::move(region).error();
+    inputs.push_back(region->get());
+  }
+  codec::DecodeBudget budget(context.decoded_bytes_limit);
+  for (const codec::InputTensor& input : infer.inputs) {
+    if ((input.owner || input.shared) && !budget.take(input.view.bytes)) return budget.exceeded();
+  }
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const codec::SharedInput& shared = infer.shared_inputs[i];
+    SERVOLLEY_TRY(read_input(shared, *inputs[i], context, infer.inputs[shared.index]));
+  }
+  return {};
+}
+
+Status write_shared_tensors(const Request& request, std::span<const codec::OutputView> outputs) {
+  for (const codec::RequestedOutput& output : request.infer.outputs) {
+    if (output.form != codec::OutputForm::kShared) continue;
+    const codec::SharedPart& part = request.infer.shared_outputs[output.shared];
+    const TensorView& view = outputs[output.index].view;
+    if (view.bytes > part.bytes) {
+      const std::string& name = request.servable->signature().outputs[output.index].name;
+      return invalid_argument(message("shared memory of ", std::to_string(part.bytes),
+                                      " bytes for output ", quoted(name), " is too small: it has ",
+                                      std::to_string(view.bytes), " bytes"));
+    }
+    SERVOLLEY_TRY(request.output_regions[output.shared]->write(part.offset, view.span()));
+  }
+  return {};
+}
+
+}  // namespace servolley::engine
