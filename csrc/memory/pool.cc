@@ -44,9 +44,8 @@ Result<Buffer> Pool::allocate(std::size_t bytes) {
   const std::size_t size_class = class_of(bytes);
   // Beyond the last class lies more than any machine has, whatever the ceiling says.
   if (bytes > options_.ceiling_bytes || size_class >= kClasses) {
-    return Status(Code::kResourceExhausted, "tensor memory: a request for " +
-                                                std::to_string(bytes) +
-                                                " bytes is above the pool's limit");
+    return too_large("tensor memory: a request for " + std::to_string(bytes) +
+                     " bytes is above the pool's limit");
   }
   const std::size_t block_bytes = class_bytes(size_class);
   Block* block = nullptr;

@@ -40,8 +40,9 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  // A 64-byte aligned buffer of at least `bytes`; its content is undefined. RESOURCE_EXHAUSTED
-  // above the ceiling or when the device is out of memory.
+  // A 64-byte aligned buffer of at least `bytes`; its content is undefined. TOO_LARGE if not even
+  // an empty pool could give that, RESOURCE_EXHAUSTED while too much is in use or the device is out
+  // of memory.
   Result<Buffer> allocate(std::size_t bytes);
   // The same for what a client only announces. While much is in use already, a quarter of the
   // ceiling stays free for everybody else: promised bodies alone cannot stop the others.

@@ -30,7 +30,8 @@ class Executor {
   // Runs the model once. `inputs` follow the signature's order; `outputs` (one per output of the
   // signature) are filled. `rows` is the batch size where the signature is batched, else 0.
   // INVALID_ARGUMENT if the runtime blames the inputs, RESOURCE_EXHAUSTED if memory ran out,
-  // INTERNAL otherwise. On an error no output is filled.
+  // TOO_LARGE if there could never be enough of it, INTERNAL otherwise. On an error no output is
+  // filled.
   virtual Status run(std::span<const TensorView> inputs, std::int64_t rows,
                      std::span<OutputTensor> outputs) = 0;
 };

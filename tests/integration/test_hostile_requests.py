@@ -188,9 +188,14 @@ def test_classification_of_what_has_no_order(server: Server) -> None:
 
 def test_an_answer_of_100_gb(server: Server) -> None:
     """A client's number decides how large the output is."""
-    for shape in ([100_000_000_000], [1000, 1000, 1000, 100], [2**62], [2**32, 2**32]):
-        sizes = {"name": "INPUT0", "datatype": "INT64", "shape": [len(shape)], "data": shape}
-        assert_refused(server.infer("expand", [sizes]), 400, 413, 500, 503)
+    # Never 503: no waiting would help.
+    for shapes, statuses in (
+        (([100_000_000_000], [1000, 1000, 1000, 100]), (413,)),
+        (([2**62], [2**32, 2**32]), (400, 413, 500)),  # beyond 64 bits, somewhere
+    ):
+        for shape in shapes:
+            sizes = {"name": "INPUT0", "datatype": "INT64", "shape": [len(shape)], "data": shape}
+            assert_refused(server.infer("expand", [sizes]), *statuses)
     negative = {"name": "INPUT0", "datatype": "INT64", "shape": [1], "data": [-5]}
     assert_refused(server.infer("expand", [negative]), 400, 500)
     small = {"name": "INPUT0", "datatype": "INT64", "shape": [1], "data": [3]}

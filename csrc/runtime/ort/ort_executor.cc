@@ -46,8 +46,8 @@ std::size_t bytes_of(std::span<const TensorView> inputs, std::span<const OutputT
 }
 
 Status too_much_output(const std::string& name, std::size_t limit) {
-  return {Code::kResourceExhausted,
-          "output '" + name + "' is larger than the limit of " + std::to_string(limit) + " bytes"};
+  return too_large("output '" + name + "' is larger than the limit of " + std::to_string(limit) +
+                   " bytes");
 }
 
 }  // namespace
@@ -302,7 +302,9 @@ Status OrtExecutor::adopt(const Output& output, Handle<abi::Value> value, Output
         ForeignBlock::lease(model_, std::move(value), static_cast<std::byte*>(data), *bytes);
   }
   // What the arena grew by for an answer that nobody gets goes back with the next run.
-  if (status.code() == Code::kResourceExhausted) shrink_next_ = true;
+  if (status.code() == Code::kResourceExhausted || status.code() == Code::kTooLarge) {
+    shrink_next_ = true;
+  }
   return status;
 }
 

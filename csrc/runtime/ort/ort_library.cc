@@ -135,7 +135,7 @@ Status Library::share_arena(std::size_t limit_bytes) {
                      Phase::kLoad));
   const auto config = own(raw_config, api_.release_arena_config);
   SERVOLLEY_TRY(take(api_.register_allocator(env_.get(), raw_memory, raw_config), Phase::kLoad));
-  shares_arena_ = true;
+  arena_limit_bytes_ = limit_bytes;
   return {};
 }
 

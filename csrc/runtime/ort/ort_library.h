@@ -40,7 +40,7 @@ class Library final : public OrtLibrary {
 
   std::string version() const override { return version_; }
   std::vector<std::string> providers() const override { return providers_; }
-  bool shares_arena() const { return shares_arena_; }
+  bool shares_arena() const { return arena_limit_bytes_ > 0; }
   bool has_provider(std::string_view name) const;
 
   const abi::Functions& api() const { return api_; }
@@ -49,7 +49,9 @@ class Library final : public OrtLibrary {
   abi::Allocator* allocator() const { return allocator_; }
   LargeRuns& large_runs() { return large_runs_; }
 
-  Status take(abi::Error* error, Phase phase) const { return take_status(api_, error, phase); }
+  Status take(abi::Error* error, Phase phase) const {
+    return take_status(api_, error, phase, arena_limit_bytes_);
+  }
 
  private:
   Library(const abi::Functions& functions, std::string version)
@@ -62,7 +64,7 @@ class Library final : public OrtLibrary {
   std::vector<std::string> providers_;
   Handle<abi::Env> env_;
   Handle<abi::MemoryInfo> cpu_memory_;
-  bool shares_arena_ = false;
+  std::size_t arena_limit_bytes_ = 0;  // of the arena that all sessions share; 0: none
   LargeRuns large_runs_;
   abi::Allocator* allocator_ = nullptr;  // ONNX Runtime's own, never released
 };

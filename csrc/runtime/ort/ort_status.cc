@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <span>
 
 namespace servolley::ort {
@@ -204,10 +205,27 @@ bool may_be_bound_shape_mismatch(const Status& status) {
   return status.code() == Code::kInternal || contains_any(status.message(), kWordings);
 }
 
-Status take_status(const abi::Functions& api, abi::Error* error, Phase phase) {
+std::optional<std::size_t> refused_by_arena(std::string_view text) {
+  constexpr std::string_view kRefusal = "is smaller than requested bytes of ";
+  const std::size_t at = text.find(kRefusal);
+  if (at == std::string_view::npos) return std::nullopt;
+  const char* const number = text.data() + at + kRefusal.size();
+  std::size_t bytes = 0;
+  if (std::from_chars(number, text.data() + text.size(), bytes).ec != std::errc()) {
+    return std::nullopt;
+  }
+  return bytes;
+}
+
+Status take_status(const abi::Functions& api, abi::Error* error, Phase phase,
+                   std::size_t arena_limit_bytes) {
   if (!error) return {};
   const std::string_view text = api.error_message(error);
   Status status(map_code(api.error_code(error), text, phase), clean_message(text));
+  if (arena_limit_bytes > 0 && refused_by_arena(text).value_or(0) > arena_limit_bytes) {
+    status = too_large("a tensor of the run is larger than the limit of " +
+                       std::to_string(arena_limit_bytes) + " bytes");
+  }
   api.release_error(error);
   return status;
 }

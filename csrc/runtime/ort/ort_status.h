@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,7 +25,12 @@ Code map_code(int ort_code, std::string_view text, Phase phase);
 // it says so in the words of one of the library's versions, or nobody else is to blame.
 bool may_be_bound_shape_mismatch(const Status& status);
 
-// Takes `error` over (null = OK).
-Status take_status(const abi::Functions& api, abi::Error* error, Phase phase);
+// How much the arena was asked for at once, if `text` is its refusal.
+std::optional<std::size_t> refused_by_arena(std::string_view text);
+
+// Takes `error` over (null = OK). What an arena of `arena_limit_bytes` (0: none, or no limit) could
+// not give if it were empty is TOO_LARGE: no waiting helps.
+Status take_status(const abi::Functions& api, abi::Error* error, Phase phase,
+                   std::size_t arena_limit_bytes);
 
 }  // namespace servolley::ort

@@ -60,8 +60,8 @@ Status pack_strings(const Library& library, const abi::Value* strings, std::size
   std::size_t text_bytes = 0;
   SERVOLLEY_TRY(library.take(api.string_bytes(strings, &text_bytes), Phase::kRun));
   if (text_bytes > limit_bytes || elements > (limit_bytes - text_bytes) / kLengthBytes) {
-    return {Code::kResourceExhausted,
-            "an output is larger than the limit of " + std::to_string(limit_bytes) + " bytes"};
+    return too_large("an output is larger than the limit of " + std::to_string(limit_bytes) +
+                     " bytes");
   }
   const std::size_t header_bytes = elements * kLengthBytes;
   auto buffer = pool.allocate(header_bytes + text_bytes);

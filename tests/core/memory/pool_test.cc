@@ -92,7 +92,7 @@ TEST_CASE("sizes around every power of two, and sizes that no memory has") {
         std::size_t{1} << 63, (std::size_t{1} << 63) + 1, std::size_t{1} << 47}) {
     const auto buffer = pool.allocate(bytes);
     REQUIRE_FALSE(buffer);
-    CHECK(buffer.error().code() == Code::kResourceExhausted);
+    CHECK(buffer.error().code() == Code::kTooLarge);
   }
   CHECK(pool.stats().in_use_bytes == 0);
 }
@@ -128,7 +128,7 @@ TEST_CASE("the ceiling holds, names the device, and gives way once memory is bac
   CHECK(device.held <= 10'240);
   const auto never = pool.allocate(10'241);
   REQUIRE_FALSE(never);
-  CHECK(never.error().code() == Code::kResourceExhausted);
+  CHECK(never.error().code() == Code::kTooLarge);
   held.pop_back();
   CHECK(pool.allocate(1024));
   // What other classes keep makes room for a large one.

@@ -54,6 +54,16 @@ TEST_CASE("messages lose source locations, signatures, code prefixes, folders an
   CHECK(cut.ends_with("\xc3\xa9..."));
 }
 
+TEST_CASE("how much an arena refused") {
+  CHECK(refused_by_arena("Available memory of 67108864 is smaller than requested bytes of 1000") ==
+        1000);
+  CHECK(refused_by_arena("x is smaller than requested bytes of 99999999999999999999999") ==
+        std::nullopt);
+  CHECK(refused_by_arena("is smaller than requested bytes of ") == std::nullopt);
+  CHECK(refused_by_arena("Failed to allocate memory for requested buffer of size 7") ==
+        std::nullopt);
+}
+
 TEST_CASE("codes: who is to blame, while loading and while running") {
   const struct {
     int ort;
