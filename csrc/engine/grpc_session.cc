@@ -15,7 +15,8 @@ namespace {
 constexpr std::string_view kModelInfer = "/inference.GRPCInferenceService/ModelInfer";
 constexpr std::string_view kModelStreamInfer = "/inference.GRPCInferenceService/ModelStreamInfer";
 constexpr std::string_view kPredict = "/tensorflow.serving.PredictionService/Predict";
-// Requests of one stream that wait for their answers; TCP's flow control does the rest.
+// Requests of one stream that wait for their answers: then it is held back, until half are
+// answered.
 constexpr std::size_t kStreamRequests = 1024;
 // Of a smaller message compression saves less than a packet and costs more than its answer.
 constexpr std::size_t kLeastCompressedBytes = 1024;
@@ -166,12 +167,13 @@ void GrpcSession::infer(std::uint32_t stream, Call& call, net::GrpcMessage&& mes
   Engine& engine = connection_.engine();
   std::uint32_t sequence = 0;
   if (call.stream) {
-    if (call.stream->slots.size() >= kStreamRequests) {
-      return end(stream, Status(Code::kResourceExhausted, "too many requests wait on this stream"),
-                 now);
+    Stream& state = *call.stream;
+    sequence = state.first + static_cast<std::uint32_t>(state.slots.size());
+    state.slots.emplace_back();
+    if (state.slots.size() == kStreamRequests) {
+      state.held = true;
+      protocol_.hold(stream);
     }
-    sequence = call.stream->first + static_cast<std::uint32_t>(call.stream->slots.size());
-    call.stream->slots.emplace_back();
   }
   HotRoute route;
   Status status =
@@ -338,6 +340,10 @@ void GrpcSession::stream_ready(std::uint32_t stream, Call& call, std::uint32_t s
     Payload ready = std::move(state.slots.front().message);
     state.slots.pop_front();
     ++state.first;
+    if (state.held && state.slots.size() <= kStreamRequests / 2) {
+      state.held = false;
+      protocol_.let_go(stream);
+    }
     send(stream, ready, now);
   }
 }

@@ -59,6 +59,7 @@ class GrpcSession final : public Session, private net::Http2Handler {
     std::uint32_t first = 0;  // sequence of slots.front()
     std::deque<Slot> slots;
     bool half_closed = false;
+    bool held = false;  // too many wait: nothing more of the call is reported
   };
 
   struct Call {

@@ -59,6 +59,7 @@ void Http2Connection::Impl::settle() {
   if (!dead) {
     if (closing) give_up_calls();
     deliver_parked();
+    deliver_backlogs();
     give_windows_back();
     pull();
     if (closing) give_up_calls();
@@ -79,7 +80,10 @@ void Http2Connection::Impl::give_up_calls() {
   for (Http2Stream* stream = streams; stream; stream = stream->next) {
     if (!stream->ended) give_up(*stream);
   }
-  while (first_parked != parked.size()) messages.release(parked[first_parked++].counted());
+  for (; first_parked != parked.size(); ++first_parked) {
+    const Parked& next = parked[first_parked];
+    if (!next.half_close) messages.release(counted(next.message));
+  }
   parked.clear();
   first_parked = 0;
 }
@@ -92,7 +96,15 @@ void Http2Connection::Impl::give_up(Http2Stream& stream) {
   stream.outbox.clear();
 }
 
-void Http2Connection::Impl::drop_memory(Http2Stream& stream) { stream.inbox.clear(messages); }
+void Http2Connection::Impl::drop_memory(Http2Stream& stream) {
+  stream.inbox.clear(messages);
+  for (; stream.first_waiting != stream.backlog.size(); ++stream.first_waiting) {
+    messages.release(counted(stream.backlog[stream.first_waiting]));
+  }
+  stream.backlog = std::vector<GrpcMessage>();
+  stream.first_waiting = 0;
+  stream.held = stream.half_close_waits = false;
+}
 
 void Http2Connection::Impl::abort() {
   dead = true;
@@ -188,6 +200,13 @@ void Http2Connection::finish(std::uint32_t stream, const Status& status, TimePoi
   impl_->now = now;
   impl_->finish(stream, status, extra);
 }
+
+void Http2Connection::hold(std::uint32_t stream) {
+  Http2Stream* const found = impl_->find(stream);
+  if (found && !found->ended) found->held = true;
+}
+
+void Http2Connection::let_go(std::uint32_t stream) { impl_->let_go(stream); }
 
 std::size_t Http2Connection::unsent_bytes(std::uint32_t stream) const {
   const Http2Stream* const found = impl_->find(stream);

@@ -96,6 +96,9 @@ class Http2Handler {
 // a client cannot make us hold more than that and its windows. wants_read() is false only while the
 // socket is what the answers wait for: the client's windows open by reading.
 //
+// A call may also be held back by itself: hold() leaves its window to run dry, and what is under
+// way waits, counted as buffered_message_bytes, until let_go().
+//
 // Nothing but received(), received_eof(), sent(), take_output() and on_deadline() calls the
 // handler. Handlers may answer any call from inside any of their functions.
 class Http2Connection {
@@ -120,6 +123,11 @@ class Http2Connection {
   // message before it, a trailers-only answer. `extra` are further trailers, lower-case names.
   void finish(std::uint32_t stream, const Status& status, TimePoint now,
               std::span<const Header> extra = {});
+  // No more messages of that call are reported, nor the end of them, until it is let go. The other
+  // calls go on.
+  void hold(std::uint32_t stream);
+  // What waits is reported by the next of the functions that call the handler.
+  void let_go(std::uint32_t stream);
   // Bytes of a call's messages that wait to be sent: a stream of answers stops producing above its
   // limit.
   std::size_t unsent_bytes(std::uint32_t stream) const;

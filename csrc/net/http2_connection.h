@@ -36,9 +36,16 @@ struct Http2Stream {
   MessageCoding request_coding = MessageCoding::kIdentity;
   MessageCoding response_coding = MessageCoding::kIdentity;
   std::uint64_t message_limit = 0;
-  std::size_t unconsumed = 0;  // bytes of the window that were not given back yet
-  std::size_t progress = 0;    // bytes received since the last look at messages
-  bool watched = false;        // the message under way was there at the last look
+  std::size_t unconsumed = 0;     // bytes of the window that were not given back yet
+  std::size_t progress = 0;       // bytes received since the last look at messages
+  bool watched = false;           // the message under way was there at the last look
+  bool held = false;              // by the handler
+  bool half_close_waits = false;  // behind the backlog
+  std::size_t parked = 0;         // how often it is in Impl::parked: newer than the backlog
+  // What came while the call was held. In order, like everything of one call: it goes on growing
+  // until it is delivered.
+  std::vector<GrpcMessage> backlog;
+  std::size_t first_waiting = 0;  // in the backlog
   Inbox inbox;
   Outbox outbox;
   // The end, once `ended`, while messages are still to be sent.
@@ -48,6 +55,8 @@ struct Http2Stream {
   std::vector<std::pair<std::uint32_t, std::uint32_t>> extra;  // lengths of name and value
   Http2Stream* previous = nullptr;
   Http2Stream* next = nullptr;
+
+  bool waits() const { return held || first_waiting != backlog.size() || half_close_waits; }
 };
 
 struct Http2Connection::Impl {
@@ -78,6 +87,10 @@ struct Http2Connection::Impl {
   void on_reset(Http2Stream& stream);
   void deliver(Http2Stream& stream, GrpcMessage&& message);
   void deliver_parked();
+  void deliver_backlogs();
+  // False: there is no room for more answers.
+  bool deliver_backlog(std::uint32_t stream);
+  void let_go(std::uint32_t stream);
   void consume(Http2Stream& stream, std::size_t bytes);
   void give_windows_back();
   // Calls whose message under way made no progress since the last look are ended.
@@ -122,13 +135,13 @@ struct Http2Connection::Impl {
   // Calls are taken, and answered.
   bool reading() const { return !dead && !closing && !peer_done; }
 
+  // A message that waits is counted with what it costs besides its bytes.
+  static std::size_t counted(const GrpcMessage& message) {
+    constexpr std::size_t kOverhead = 256;
+    return message.bytes.size() + kOverhead;
+  }
   // A message, or the half-close behind it, that waits until there is room for its answer.
   struct Parked {
-    // A parked message is counted with what it costs besides its bytes.
-    static constexpr std::size_t kOverhead = 256;
-
-    std::size_t counted() const { return half_close ? 0 : message.bytes.size() + kOverhead; }
-
     std::uint32_t stream = 0;
     bool half_close = false;
     GrpcMessage message;
@@ -162,6 +175,7 @@ struct Http2Connection::Impl {
   bool windows_dry = false;    // streams have more than a step of theirs
   std::vector<Parked> parked;
   std::size_t first_parked = 0;
+  std::vector<std::uint32_t> let_go_streams;  // their backlogs may be delivered
 
   // ---- sending
   FrameOutput output;

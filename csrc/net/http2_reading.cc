@@ -91,14 +91,16 @@ void Http2Connection::Impl::on_data(Http2Stream& stream, std::span<const std::by
 }
 
 void Http2Connection::Impl::deliver(Http2Stream& stream, GrpcMessage&& message) {
-  if (first_parked == parked.size() && !over_limit()) {
+  if (!stream.waits() && first_parked == parked.size() && !over_limit()) {
     return handler.on_message(stream.id, std::move(message));
   }
-  if (!messages.count(message.bytes.size() + Parked::kOverhead)) {
+  if (!messages.count(counted(message))) {
     return fail_call(stream, Status(Code::kResourceExhausted,
                                     "too many message bytes are under way on this channel"));
   }
+  if (stream.waits() && stream.parked == 0) return stream.backlog.push_back(std::move(message));
   parked.push_back({stream.id, false, std::move(message)});
+  ++stream.parked;
 }
 
 void Http2Connection::Impl::on_half_close(Http2Stream& stream) {
@@ -107,17 +109,30 @@ void Http2Connection::Impl::on_half_close(Http2Stream& stream) {
   if (stream.inbox.partial()) {
     return fail_call(stream, internal_error("the last message of the call is incomplete"));
   }
-  if (first_parked == parked.size()) return handler.on_half_close(stream.id);
-  parked.push_back({stream.id, true, {}});  // at most one per stream
+  if (stream.waits() && stream.parked == 0) {
+    stream.half_close_waits = true;
+  } else if (first_parked == parked.size()) {
+    handler.on_half_close(stream.id);
+  } else {
+    parked.push_back({stream.id, true, {}});  // at most one per stream
+    ++stream.parked;
+  }
 }
 
 // Handlers may answer, and so fill the room again, while this runs.
 void Http2Connection::Impl::deliver_parked() {
   while (first_parked != parked.size() && !over_limit() && !dead) {
     Parked next = std::move(parked[first_parked++]);
-    messages.release(next.counted());
-    const Http2Stream* const stream = find(next.stream);
-    if (!stream || stream->ended) continue;
+    Http2Stream* const stream = find(next.stream);
+    const bool open = stream && !stream->ended;
+    if (open) --stream->parked;
+    if (open && stream->waits()) {  // it must not hold up the others
+      stream->half_close_waits |= next.half_close;
+      if (!next.half_close) stream->backlog.push_back(std::move(next.message));
+      continue;
+    }
+    if (!next.half_close) messages.release(counted(next.message));
+    if (!open) continue;
     if (next.half_close) {
       handler.on_half_close(next.stream);
     } else {
@@ -129,11 +144,50 @@ void Http2Connection::Impl::deliver_parked() {
   first_parked = 0;
 }
 
+void Http2Connection::Impl::let_go(std::uint32_t id) {
+  Http2Stream* const stream = find(id);
+  if (!stream || !std::exchange(stream->held, false)) return;
+  let_go_streams.push_back(id);
+}
+
+void Http2Connection::Impl::deliver_backlogs() {
+  if (let_go_streams.empty()) return;
+  // Handlers may hold calls, and let them go again, while this runs.
+  std::size_t done = 0;
+  while (done != let_go_streams.size() && !dead && deliver_backlog(let_go_streams[done])) ++done;
+  let_go_streams.erase(let_go_streams.begin(),
+                       let_go_streams.begin() + static_cast<std::ptrdiff_t>(done));
+}
+
+bool Http2Connection::Impl::deliver_backlog(std::uint32_t id) {
+  Http2Stream* stream = find(id);
+  for (; stream && !stream->held && stream->first_waiting != stream->backlog.size();
+       stream = find(id)) {
+    if (over_limit()) return false;
+    GrpcMessage message = std::move(stream->backlog[stream->first_waiting++]);
+    messages.release(counted(message));
+    handler.on_message(id, std::move(message));
+  }
+  if (!stream) return true;
+  auto& backlog = stream->backlog;
+  if (stream->held && stream->first_waiting * 2 >= backlog.size()) {
+    backlog.erase(backlog.begin(),
+                  backlog.begin() + static_cast<std::ptrdiff_t>(stream->first_waiting));
+    stream->first_waiting = 0;
+  }
+  if (stream->held) return true;
+  stream->first_waiting = 0;
+  backlog = std::vector<GrpcMessage>();  // of a client that sends faster than it is answered: large
+  windows_dry = true;
+  if (std::exchange(stream->half_close_waits, false)) handler.on_half_close(id);
+  return true;
+}
+
 void Http2Connection::Impl::consume(Http2Stream& stream, std::size_t bytes) {
   unconsumed += bytes;
   stream.unconsumed += bytes;
   if (stream.unconsumed < window_step) return;
-  if (over_limit()) {
+  if (over_limit() || stream.waits()) {
     windows_dry = true;
     return;
   }
@@ -149,7 +203,7 @@ void Http2Connection::Impl::give_windows_back() {
   }
   if (!std::exchange(windows_dry, false)) return;
   for (Http2Stream* stream = streams; stream; stream = stream->next) {
-    if (stream->unconsumed < window_step) continue;
+    if (stream->unconsumed < window_step || stream->waits()) continue;
     nghttp2_session_consume_stream(session, static_cast<std::int32_t>(stream->id),
                                    std::exchange(stream->unconsumed, 0));
   }
@@ -159,7 +213,8 @@ void Http2Connection::Impl::look_at_messages() {
   looked_at_messages = now;
   const bool windows_open = !over_limit();
   for (Http2Stream* stream = streams; stream; stream = stream->next) {
-    const bool under_way = windows_open && !stream->ended && !stream->inbox.room().empty();
+    const bool under_way =
+        windows_open && !stream->ended && !stream->waits() && !stream->inbox.room().empty();
     const bool stalled = stream->watched && stream->progress < kProgressBytes;
     stream->watched = under_way;  // one that began since the last look has time until the next
     stream->progress = 0;

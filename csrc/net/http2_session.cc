@@ -268,6 +268,7 @@ void Http2Connection::Impl::forget(Http2Stream& stream) {
   }
   stream.reported = stream.ended = stream.half_closed = stream.responded = false;
   stream.deferred = stream.fair = stream.silent = stream.watched = false;
+  stream.parked = 0;
   stream.response_coding = MessageCoding::kIdentity;
   stream.unconsumed = 0;
   stream.progress = 0;

@@ -293,16 +293,45 @@ def test_the_deadline_of_a_stream(serve: ServerFactory, tmp_path: Path) -> None:
 
 
 def test_more_requests_than_a_stream_may_have(serve: ServerFactory, tmp_path: Path) -> None:
-    """The stream ends, and what it had waiting is not run."""
+    """A client that sends everything before it reads anything: it is held back, gets every answer, and others
+    of its connection do not notice."""
     server = slow_server(serve, tmp_path)
-    message = with_prefix(slow_row().SerializeToString())
-    with H2Client(server.address) as client:
-        stream = client.head(STREAM_INFER)
-        client.data(stream, message * 1100, end=True)
-        (reply,) = client.finish(stream)
-        assert reply.status == 8, reply.text
-    wait_until(lambda: server.metric("nv_inference_pending_request_count", model="slow") == 0, 5, "empty")
-    assert server.statistics("slow")["execution_count"] <= 20
+    with channel_to(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        all_sent = threading.Event()
+
+        def requests() -> Iterator[Any]:
+            for i in range(5):
+                yield slow_row(id=str(i))
+            for i in range(5, 5000):
+                yield small_request(float(i), id=str(i))
+            all_sent.set()
+
+        answers = stub.ModelStreamInfer(requests(), timeout=120)
+        assert all_sent.wait(60)
+        assert_small_answer(stub.ModelInfer(small_request(7.0), timeout=TIMEOUT_S), 7.0)
+        for i, answer in enumerate(answers):
+            assert (answer.error_message, answer.infer_response.id) == ("", str(i))
+            if i >= 5:
+                assert_small_answer(answer.infer_response, float(i))
+        assert i == 4999
+    assert server.statistics("slow")["inference_count"] == 5
+
+
+def test_a_stream_that_is_held_back_takes_what_waits_along(serve: ServerFactory, tmp_path: Path) -> None:
+    server = slow_server(serve, tmp_path)
+
+    def pending() -> float:
+        return server.metric("nv_inference_pending_request_count", model="slow")
+
+    with channel_to(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        answers = stub.ModelStreamInfer((slow_row() for _ in range(1500)), timeout=120)
+        wait_until(lambda: pending() >= 1000, 20, "1024 of them are taken")
+        assert pending() < 1024
+        answers.cancel()
+        wait_until(lambda: pending() == 0, 5, "empty")
+    assert server.statistics("slow")["execution_count"] <= 200
 
 
 def test_streams_side_by_side(stub: Any) -> None:
