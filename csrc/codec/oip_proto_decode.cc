@@ -302,7 +302,7 @@ class Decoder {
       const auto elements = static_cast<std::size_t>(shape.element_count().value_or(0));
       SERVOLLEY_TRY(oip::check_raw_data(context_, index, shape, elements, data,
                                         "its entry of 'raw_input_contents' has "));
-      SERVOLLEY_TRY(proto::view_or_copy(dtype, shape, data, context_.pool, tensor));
+      tensor.view = {dtype, shape, data.data(), data.size()};
     } while (taken < entries && reader.next());
     return {};
   }

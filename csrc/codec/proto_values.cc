@@ -196,23 +196,4 @@ void ValueWriter::finish(const Shape& shape, InputTensor& out) {
   out.owner = std::move(buffer_);
 }
 
-bool is_aligned(DType dtype, std::span<const std::byte> data) {
-  const std::size_t size = element_size(dtype);
-  return size < 2 || reinterpret_cast<std::uintptr_t>(data.data()) % size == 0;
-}
-
-Status view_or_copy(DType dtype, const Shape& shape, std::span<const std::byte> data, Pool& pool,
-                    InputTensor& out) {
-  out.view = {dtype, shape, data.data(), data.size()};
-  if (data.empty() || is_aligned(dtype, data)) return {};
-  // The budget does not count this copy: it is no larger than what was sent, and where a message
-  // happens to lie must not decide whether it is accepted.
-  auto copy = pool.allocate(data.size());
-  if (!copy) return std::move(copy).error();
-  std::memcpy(copy->data(), data.data(), data.size());
-  out.view.data = copy->data();
-  out.owner = std::move(*copy);
-  return {};
-}
-
 }  // namespace servolley::codec::proto

@@ -80,17 +80,11 @@ class ValueWriter {
   std::size_t bytes_ = 0;
 };
 
-// A view of `data`, or a copy of it where its address does not suit the datatype.
-Status view_or_copy(DType dtype, const Shape& shape, std::span<const std::byte> data, Pool& pool,
-                    InputTensor& out);
-bool is_aligned(DType dtype, std::span<const std::byte> data);
-
 // The number of a field that fills the tensor as it lies there: fixed-size values in one packed
 // occurrence, as many as the tensor has elements.
 inline bool lies_dense(const ValueTarget& target, const ValueTally& tally) {
   return target.field.wire != Wire::varint && target.field.wire != Wire::length_delimited &&
-         tally.occurrences == 1 && tally.packed.data() && tally.values == target.elements &&
-         is_aligned(target.dtype, tally.packed);
+         tally.occurrences == 1 && tally.packed.data() && tally.values == target.elements;
 }
 
 }  // namespace servolley::codec::proto

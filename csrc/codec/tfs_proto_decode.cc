@@ -313,7 +313,8 @@ class Decoder {
           index, message("shape ", head.shape.to_string(), " takes ", std::to_string(expected),
                          " bytes, tensor_content has ", std::to_string(head.content.size())));
     }
-    return proto::view_or_copy(target.dtype, head.shape, head.content, context_.pool, tensor);
+    tensor.view = {target.dtype, head.shape, head.content.data(), head.content.size()};
+    return {};
   }
 
   // Strings in tensor_content: the lengths of all as varints, then the bytes of all.

@@ -59,8 +59,9 @@ struct GrpcHead {
 
 enum class MessageCoding : std::uint8_t { kIdentity, kGzip, kDeflate };
 
-// One complete message of a call, as sent: still compressed if `coding` says so. `bytes` starts on
-// a 64-byte boundary of `owner`.
+// One complete message of a call, as sent: still compressed if `coding` says so. `bytes` ends on a
+// 64-byte boundary of `owner`: serializers put large values behind small ones, and what ends a
+// message is then aligned to whatever its own size is a multiple of.
 struct GrpcMessage {
   std::span<const std::byte> bytes;
   Buffer owner;

@@ -16,7 +16,7 @@ Result<Buffer> MessageMemory::reserve(std::size_t bytes) {
   if (!count(bytes)) {
     return Status(Code::kResourceExhausted, "too many message bytes are under way on this channel");
   }
-  auto buffer = pool_.allocate_announced(bytes);
+  auto buffer = pool_.allocate_announced(lead(bytes) + bytes);
   if (!buffer) release(bytes);
   return buffer;
 }
@@ -26,21 +26,23 @@ Result<Buffer> MessageMemory::copy(std::span<const std::byte> message,
   const std::size_t bytes = message.size();
   // The first of a read is likely the only one.
   if (bytes > kSmallBytes || small_in_read_++ == 0) {
-    auto buffer = pool_.allocate(bytes);
+    auto buffer = pool_.allocate(lead(bytes) + bytes);
     if (buffer) {
-      std::memcpy(buffer->data(), message.data(), bytes);
-      copied = {buffer->data(), bytes};
+      std::byte* const at = buffer->data() + lead(bytes);
+      std::memcpy(at, message.data(), bytes);
+      copied = {at, bytes};
     }
     return buffer;
   }
-  if (!shared_ || bytes > kSharedBytes - shared_used_) {
+  const std::size_t room = lead(bytes) + bytes;
+  if (!shared_ || room > kSharedBytes - shared_used_) {
     auto buffer = pool_.allocate(kSharedBytes);
     if (!buffer) return buffer;
     shared_ = std::move(*buffer);
     shared_used_ = 0;
   }
-  std::byte* const at = shared_.data() + shared_used_;
-  shared_used_ += (bytes + 63) / 64 * 64;
+  std::byte* const at = shared_.data() + shared_used_ + lead(bytes);
+  shared_used_ += room;
   std::memcpy(at, message.data(), bytes);
   copied = {at, bytes};
   return shared_.share();
@@ -97,7 +99,7 @@ Inbox::Outcome Inbox::feed(std::span<const std::byte>& data, MessageCoding codin
   }
   const std::size_t part = std::min(length_ - filled_, data.size());
   // The reader may have put the bytes where they belong, or near: see room().
-  std::byte* const at = buffer_.data() + filled_;
+  std::byte* const at = place() + filled_;
   if (part && at != data.data()) std::memmove(at, data.data(), part);
   filled_ += part;
   data = data.subspan(part);
@@ -105,7 +107,7 @@ Inbox::Outcome Inbox::feed(std::span<const std::byte>& data, MessageCoding codin
   memory.release(length_);
   prefix_filled_ = 0;
   message.coding = coding_;
-  message.bytes = {buffer_.data(), length_};
+  message.bytes = {place(), length_};
   message.owner = std::move(buffer_);
   return Outcome::kMessage;
 }

@@ -18,8 +18,10 @@ class MessageMemory {
  public:
   MessageMemory(Pool& pool, std::uint64_t limit_bytes) : pool_(pool), limit_(limit_bytes) {}
 
-  // A buffer of its own for a message that arrives in parts, or waits for the handler: counted
-  // until release().
+  // How far behind the start of its buffer a message begins.
+  static constexpr std::size_t lead(std::size_t bytes) { return (64 - bytes % 64) % 64; }
+
+  // A buffer of its own for a message that arrives in parts, and its lead: counted until release().
   Result<Buffer> reserve(std::size_t bytes);
   bool count(std::size_t bytes);
   void release(std::size_t bytes) { held_ -= bytes; }
@@ -57,12 +59,12 @@ class Inbox {
   bool partial() const { return prefix_filled_ > 0; }
   // Where the rest of the message under way goes; empty if its length is not known yet.
   std::span<std::byte> room() const {
-    return buffer_ ? std::span(buffer_.data() + filled_, length_ - filled_)
-                   : std::span<std::byte>();
+    return buffer_ ? std::span(place() + filled_, length_ - filled_) : std::span<std::byte>();
   }
   void clear(MessageMemory& memory);
 
  private:
+  std::byte* place() const { return buffer_.data() + MessageMemory::lead(length_); }
   Outcome fail(Status failure);
   Outcome begin_message(MessageCoding coding, std::uint64_t limit);
 

@@ -8,7 +8,8 @@
 
 namespace servolley {
 
-// A dense row-major tensor somewhere in memory that somebody else owns. Little-endian. BYTES
+// A dense row-major tensor somewhere in memory that somebody else owns, at whatever address it came
+// to lie: where alignment matters, who needs it sees to it. Little-endian. BYTES
 // elements lie packed as the Open Inference Protocol's binary form has them: u32 length, then the
 // bytes, back to back.
 struct TensorView {

@@ -106,7 +106,7 @@ TEST_CASE("warm gRPC requests of both dialects and their answers do not allocate
   Buffer owner = std::move(*codec.pool.allocate(64));
   const OutputView output{{DType::kFp32, {1, 16}, owner.data(), 64}, &owner};
   bool good = true;
-  // Misaligned in turn, so that copies are counted too.
+  // Misaligned in turn.
   std::string shifted;
   for (std::size_t shift = 0; shift < 4; ++shift) {
     shifted = std::string(shift, ' ') + infer;

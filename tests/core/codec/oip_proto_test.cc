@@ -151,7 +151,7 @@ TEST_CASE("typed contents: the right field, alone, with the right number of valu
   }
 }
 
-TEST_CASE("raw data of every datatype is a view where its address suits, else an aligned copy") {
+TEST_CASE("raw data of every datatype is a view, wherever it lies") {
   for (std::size_t i = 0; i < kDTypeCount; ++i) {
     const auto dtype = static_cast<DType>(i);
     CAPTURE(oip_name(dtype));
@@ -163,8 +163,6 @@ TEST_CASE("raw data of every datatype is a view where its address suits, else an
     }
     Codec codec(signature(dtype, {-1}));
     const std::string message = oip_input("x", std::string(oip_name(dtype)), {3}) + raw_entry(data);
-    bool viewed = false;
-    bool copied = false;
     for (std::size_t offset = 0; offset < 8; ++offset) {
       alignas(64) std::array<std::byte, 256> memory{};
       REQUIRE(message.size() + offset <= memory.size());
@@ -175,14 +173,9 @@ TEST_CASE("raw data of every datatype is a view where its address suits, else an
       const InputTensor& input = codec.request.inputs[0];
       CHECK(data_of(input.view) == data);
       const std::byte* const place = memory.data() + offset + message.size() - data.size();
-      const bool suits = size < 2 || reinterpret_cast<std::uintptr_t>(place) % size == 0;
-      (suits ? viewed : copied) = true;
-      CHECK(static_cast<bool>(input.owner) == !suits);
-      if (suits) CHECK(input.view.data == place);
-      if (!suits) CHECK(reinterpret_cast<std::uintptr_t>(input.view.data) % 64 == 0);
+      CHECK_FALSE(input.owner);
+      CHECK(input.view.data == place);
     }
-    CHECK(viewed);
-    CHECK(copied == (size > 1));
   }
 }
 

@@ -124,7 +124,7 @@ TEST_CASE("strings in tensor_content: all lengths, then all bytes") {
   CHECK(refuse(DType::kBytes, {1'000'000'000}, bytes(4, "\1a")).code() == Code::kInvalidArgument);
 }
 
-TEST_CASE("dense content is a view where its address suits, else an aligned copy") {
+TEST_CASE("dense content is a view, wherever it lies") {
   Codec codec(signature(DType::kFp64, {-1}));
   const std::string data = raw<double>({1, 2, 3});
   const std::string typed(proto([](pbf_writer& w) {
@@ -133,7 +133,6 @@ TEST_CASE("dense content is a view where its address suits, else an aligned copy
   }));
   for (const std::string& fields : {bytes(4, data), typed}) {
     const std::string message = model_spec() + tf_input("x", tf_tensor(2, {3}, fields));
-    int views = 0;
     for (std::size_t offset = 0; offset < 8; ++offset) {
       alignas(64) std::array<std::byte, 128> memory{};
       REQUIRE(message.size() + offset <= memory.size());
@@ -143,13 +142,9 @@ TEST_CASE("dense content is a view where its address suits, else an aligned copy
                   .ok());
       const InputTensor& input = codec.request.inputs[0];
       CHECK(data_of(input.view) == data);
-      CHECK(reinterpret_cast<std::uintptr_t>(input.view.data) % 8 == 0);
-      if (!input.owner) {
-        ++views;
-        CHECK(input.view.data == memory.data() + offset + message.size() - data.size());
-      }
+      CHECK_FALSE(input.owner);
+      CHECK(input.view.data == memory.data() + offset + message.size() - data.size());
     }
-    CHECK(views == 1);
   }
 }
 

@@ -76,7 +76,8 @@ class Server : public Http2Handler {
   }
   void on_message(std::uint32_t stream, GrpcMessage&& message) override {
     if (!message.bytes.empty()) {
-      aligned &= reinterpret_cast<std::uintptr_t>(message.bytes.data()) % 64 == 0;
+      aligned &=
+          (reinterpret_cast<std::uintptr_t>(message.bytes.data()) + message.bytes.size()) % 64 == 0;
       owned &= message.owner.data() <= message.bytes.data() &&
                message.bytes.data() + message.bytes.size() <=
                    message.owner.data() + message.owner.capacity();
