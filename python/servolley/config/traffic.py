@@ -51,7 +51,8 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     min_requests: a rate is one of at least so many requests; latencies are compared when both versions have
         answered so many.
     max_error_rate_increase: how much larger a part of the canary's requests may fail than of the stable's.
-        Requests that clients cancel do not count.
+        Requests that clients cancel do not count. What chance makes of the stable's own rate is allowed
+        besides.
     max_nonfinite_rate_increase: the same for answers that hold NaN or infinity; 1: they are not looked for.
     latency: "mean", or "p99", which is estimated from the histogram and wants a min_requests of a thousand.
     max_latency_ratio: how many times the stable's latency the canary's may be. 0 = any.
