@@ -7,7 +7,9 @@ unloaded beside it. Then the memory of a server that loads and unloads again and
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import statistics
 import time
 import urllib.request
@@ -18,6 +20,7 @@ from benchmarks import servers
 from benchmarks.cases import cases
 from benchmarks.load import Request
 from benchmarks.open_loop import Latencies, OpenLoop
+from benchmarks.patience import Patience
 from benchmarks.report import Table, limits_table, page, processor, spread_text
 from benchmarks.results import Limit, Spread
 
@@ -61,11 +64,13 @@ QUICK: Final = Pace(1, 3, 20, 2, 30)
 @dataclass(slots=True)
 class Results:
     """rounds: what happened -> latencies. capacity: requests per second in a closed loop, one per round.
+    others: the part of the machine that belonged to neither server nor load, one per round.
     resident_mib: after the settled cycles and after each tenth of the others."""
 
     pace: Pace
     rounds: list[dict[str, Latencies]] = field(default_factory=list)
     capacity: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     resident_mib: list[float] = field(default_factory=list)
 
     def ratio(self, what: str) -> float | None:
@@ -103,6 +108,7 @@ class Results:
         return {
             "rounds": [{what: asdict(latencies) for what, latencies in seen.items()} for seen in self.rounds],
             "capacity_per_second": self.capacity,
+            "others": self.others,
             "resident_mib": self.resident_mib,
             "limits": [{**asdict(limit), "verdict": limit.verdict} for limit in self.limits()],
         }
@@ -143,8 +149,8 @@ class Results:
         return [under_load, memory_table, limits_table(self.limits())]
 
 
-def measure(pace: Pace, folder: Path, say: Callable[[str], None]) -> Results:
-    run = _Run(pace, folder, say)
+def measure(pace: Pace, folder: Path, patience_s: float, say: Callable[[str], None]) -> Results:
+    run = _Run(pace, folder, patience_s, say)
     run.everything()
     return run.results
 
@@ -154,7 +160,9 @@ def render(results: Results, markdown: bool) -> str:
     note = (
         f"{processor()}, loopback, the server on one core and the load on another. Medians of "
         f"{results.pace.rounds} rounds, ± half of the distance between the extremes; ratios are medians of "
-        "the rounds' ratios. A latency counts from when a request was due."
+        "the rounds' ratios. A latency counts from when a request was due. A closed loop got "
+        f"{statistics.median(results.capacity):,.0f} requests/s. Other processes had "
+        f"{statistics.median(results.others):.0%} of the machine meanwhile."
     )
     return page(results.tables(), note, markdown)
 
@@ -162,12 +170,13 @@ def render(results: Results, markdown: bool) -> str:
 class _Run:
     """One run."""
 
-    def __init__(self, pace: Pace, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, pace: Pace, folder: Path, patience_s: float, say: Callable[[str], None]) -> None:
         self.results = Results(pace)
         self._pace = pace
         self._folder = folder
         self._say = say
         self._cores = servers.Cores.granted()
+        self._patience = Patience(patience_s, len(self._cores.both))
         self._case = next(case for case in cases() if case.name == "tiny")
         assert isinstance(self._case.request, Request)
         self._request = self._case.request
@@ -175,6 +184,7 @@ class _Run:
     def everything(self) -> None:
         for turn in range(self._pace.rounds):
             self._say(f"round {turn + 1} of {self._pace.rounds}: under load")
+            self._patience.wait_for_quiet()
             self._round(self._folder / f"round{turn}")
         self._say("memory")
         self._memory(self._folder / "memory")
@@ -189,28 +199,34 @@ class _Run:
             answer = self._request.send(server)
             self._case.check(answer)
             with self._load(server, 0, folder) as load:
-                capacity = self._quiet(load)[QUIET].per_second
+                self._let_be(load)
+                capacity = load.finish()[QUIET].per_second
             rate = LOAD * capacity
+            began, before = time.monotonic(), _not_ours(server)
             with self._load(server, rate, folder) as load:
+                self._let_be(load)
                 self._swap(load, stage)
                 self._come_and_go(load, stage)
-                seen = self._quiet(load)
+                self._let_be(load)
+                seen = load.finish()
+            spent = (time.monotonic() - began) * (os.cpu_count() or 1)
+            self.results.others.append((_not_ours(server) - before) / spent)
         with (
             servers.nginx(len(answer), folder, self._cores.server) as server,
             self._load(server, rate, folder) as load,
         ):
-            seen[NGINX] = self._quiet(load)[QUIET]
+            self._let_be(load)
+            seen[NGINX] = load.finish()[QUIET]
         self.results.capacity.append(capacity)
         self.results.rounds.append(seen)
 
     def _load(self, server: servers.Server, rate: float, folder: Path) -> OpenLoop:
         return OpenLoop(server, self._request, CONNECTIONS, rate, folder, self._cores.load)
 
-    def _quiet(self, load: OpenLoop) -> dict[str, Latencies]:
+    def _let_be(self, load: OpenLoop) -> None:
         time.sleep(_WARM_UP_S)
         with load.counting(QUIET):
             time.sleep(self._pace.seconds)
-        return load.finish()
 
     def _swap(self, load: OpenLoop, stage: Stage) -> None:
         versions = range(2, 2 + self._pace.swaps)
@@ -252,6 +268,13 @@ class _Run:
                 stage.wait_for("unloaded", "cycled", 1)
                 if cycle in looks(self._pace):
                     self.results.resident_mib.append(servers.resident_mib(server.pid))
+
+
+def _not_ours(server: servers.Server) -> float:
+    """Processor seconds of this machine that neither the server, the load nor this process has used."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ours = servers.cpu_seconds(server.pid) + time.process_time() + children.ru_utime + children.ru_stime
+    return servers.machine_busy_seconds() - ours
 
 
 class Stage:

@@ -30,6 +30,7 @@ from benchmarks import lifecycle, servers, yardsticks  # noqa: E402
 from benchmarks.cases import Case, cases, save_models  # noqa: E402
 from benchmarks.h2load import GrpcRequest, measure_h2load  # noqa: E402
 from benchmarks.load import Sample, measure  # noqa: E402
+from benchmarks.patience import Patience  # noqa: E402
 from benchmarks.report import render  # noqa: E402
 from benchmarks.results import Results, limits  # noqa: E402
 
@@ -72,9 +73,9 @@ class Bench:
         self.results = Results()
         self._cases = chosen
         self._pace = pace
-        self._patience_s = patience_s
         self._folder = folder
         self._cores = servers.Cores.granted()
+        self._patience = Patience(patience_s, len(self._cores.both))
         self._models = save_models(folder / "models", ["tiny", *(case.model for case in chosen)])
         self._best_image_run = (1, *_BOTH_CORES[0])
         self._images_per_second = 1.0
@@ -140,7 +141,7 @@ class Bench:
         for connections in case.connections:
             seconds = self._volley_seconds(connections) if case.both_cores else self._pace.seconds
             for server in subjects if turn % 2 == 0 else reversed(subjects):
-                self._wait_for_quiet()
+                self._patience.wait_for_quiet()
                 sample = self._measure(case, server, connections, seconds)
                 self.results.add(server.name, case.name, connections, sample)
                 if case.both_cores:
@@ -181,16 +182,6 @@ class Bench:
         wanted = math.ceil(self._pace.volleys * connections / self._images_per_second)
         return min(max(self._pace.volley_s, wanted), _LONGEST_S)
 
-    def _wait_for_quiet(self) -> None:
-        """Waits, as long as there is patience, until others leave nine tenths of the machine alone."""
-        while self._patience_s > 0:
-            busy, began = servers.machine_busy_seconds(), time.monotonic()
-            time.sleep(0.3)
-            elapsed = time.monotonic() - began
-            if servers.machine_busy_seconds() - busy < 0.1 * elapsed * len(self._cores.both):
-                return
-            self._patience_s -= elapsed
-
     # ---- once
 
     def _in_process(self) -> None:
@@ -218,7 +209,7 @@ class Bench:
     def _starts(self) -> None:
         """From exec to ready, and the memory of a server that has nothing to do, with the tiny model."""
         for _ in range(self._pace.starts):
-            self._wait_for_quiet()
+            self._patience.wait_for_quiet()
             began = time.monotonic()
             with servers.servolley(self._models["tiny"], self._folder, self._cores.both) as server:
                 self.results.add_number("ready s", time.monotonic() - began)
@@ -301,7 +292,7 @@ def _lifecycle(given: argparse.Namespace) -> int:
     if given.rounds:
         pace = replace(pace, rounds=given.rounds)
     with tempfile.TemporaryDirectory(prefix="servolley-bench-") as folder:
-        results = lifecycle.measure(pace, Path(folder), _say)
+        results = lifecycle.measure(pace, Path(folder), given.patience, _say)
     print(lifecycle.render(results, given.markdown))
     if given.json:
         given.json.write_text(json.dumps(results.as_json(), indent=1) + "\n")
