@@ -3,6 +3,7 @@ on the CPU first, so that where they fail on a GPU it is not they that are wrong
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import models
 from integration.conftest import ServerFactory
 from integration.server_process import Server
 from integration.tensors import Array, run_onnx, sample
+
+ROOT = Path(__file__).resolve().parents[2]
+STANDIN = Path(os.environ.get("SERVOLLEY_TEST_BUILD", ROOT / "build" / "dev")) / "standin"
 
 DEVICES = [pytest.param("cpu"), pytest.param("cuda:0", marks=pytest.mark.gpu)]
 
@@ -77,3 +81,14 @@ def test_metrics_name_the_gpus_in_use(serve: ServerFactory, repository: Path, de
     assert ('servolley_gpu_broken{device="cuda:0"} 0.0' in text) == (device == "cuda:0")
     pinned = float(text.split("\nservolley_pool_pinned_bytes ", 1)[1].split("\n", 1)[0])
     assert (pinned > 0) == (device == "cuda:0")
+
+
+def test_who_uses_no_gpu_opens_no_driver(
+    serve: ServerFactory, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (STANDIN / "libcuda.so.1").is_file()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(STANDIN))
+    server = serve(on("cpu", repository))
+    infer(server, "tiny", sample("FP32", (1, 16), 1))
+    assert server.get("/v2").status == server.get("/metrics").status == 200
+    assert "libcuda" not in Path(f"/proc/{server.pid}/maps").read_text()

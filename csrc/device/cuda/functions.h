@@ -50,11 +50,16 @@
 namespace servolley::cuda {
 
 struct Functions {
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a member's name cannot stand in them
 #define SERVOLLEY_CUDA_MEMBER(name, symbol) decltype(&::symbol) name = nullptr;
   SERVOLLEY_CUDA_FUNCTIONS(SERVOLLEY_CUDA_MEMBER)
 #undef SERVOLLEY_CUDA_MEMBER
 };
 
+// The driver writes addresses as integers, the rest of the house as pointers.
+inline std::byte* device_memory(CUdeviceptr pointer) {
+  return reinterpret_cast<std::byte*>(pointer);  // NOLINT(performance-no-int-to-ptr)
+}
 inline CUdeviceptr device_pointer(const std::byte* memory) {
   return reinterpret_cast<CUdeviceptr>(memory);
 }

@@ -113,7 +113,7 @@ Memory Gpu::allocate(std::size_t bytes) {
   CUdeviceptr pointer = 0;
   const auto result = driver_->functions().allocate(&pointer, bytes);
   if (!take(result, "allocate memory").ok()) return {};
-  return {reinterpret_cast<std::byte*>(pointer), false};
+  return {device_memory(pointer), false};
 }
 
 void Gpu::free(Memory memory, std::size_t) {
@@ -185,8 +185,7 @@ Result<std::shared_ptr<const IpcMemory>> Gpu::open_ipc(std::span<const std::byte
   std::size_t size = 0;
   const Status ranged =
       take(functions.address_range(&base, &size, pointer), "tell the size of a CUDA IPC mapping");
-  std::shared_ptr<const IpcMemory> memory(new IpcMemory(shared_from_this(),
-                                                        reinterpret_cast<std::byte*>(pointer),
+  std::shared_ptr<const IpcMemory> memory(new IpcMemory(shared_from_this(), device_memory(pointer),
                                                         ranged.ok() ? size - (pointer - base) : 0));
   SERVOLLEY_TRY(ranged);
   if (bytes > memory->size()) {
