@@ -84,6 +84,23 @@ def test_labels(serve: ServerFactory, root: Path) -> None:
     assert constant_of(server, "m/labels/canary") == 1
 
 
+def test_traffic(serve: ServerFactory, root: Path) -> None:
+    server = serve(root)
+    at = ("--server", server.url)
+    assert shown("traffic", "m", *at)["default_version"] == "2"
+    rows = [line.split() for line in done("split", "m", "1=90", "2=10", *at).splitlines()]
+    assert ["weights.1", "90"] in rows
+    assert ["by_hand", "True"] in rows
+    answers = [constant_of(server) for _ in range(100)]
+    assert (answers.count(1), answers.count(2)) == (90, 10)
+    assert shown("traffic", "m", *at)["weights"] == {"1": 90, "2": 10}
+    assert shown("traffic", "m", "reset", *at)["by_hand"] is False
+    assert {constant_of(server) for _ in range(20)} == {2}
+    refused = command("traffic", "m", "promote", *at)  # there is no canary
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert command("split", "m", "7=1", *at).returncode == 1
+
+
 def test_exit_codes(serve: ServerFactory, root: Path, tmp_path: Path) -> None:
     server = serve(root)
     at = ("--server", server.url)

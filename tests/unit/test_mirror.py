@@ -213,6 +213,20 @@ def test_a_single_file_with_what_belongs_to_it(tmp_path: Path) -> None:
     assert bench.contents() == {"net/1/big.onnx_data": "weights", "net/1/model.onnx": "graph"}
 
 
+def test_what_it_is_stays_what_it_was(bench: Bench) -> None:
+    """A repository of which all but a model called 7 is missing is no model of its own."""
+    bench.put("7/1/model.onnx", "seven")
+    bench.sync()
+    assert set(bench.served()) == {"m", "7"}
+    bench.delete("m")
+    for _ in range(3):
+        with pytest.raises(MirrorError, match="it looks like one model now"):
+            bench.sync()
+    assert set(bench.contents()) == {"7/1/model.onnx", "m/1/model.onnx"}
+    bench.put("m/1/model.onnx", "one")
+    assert bench.sync().problems == {}
+
+
 # --- trouble
 
 

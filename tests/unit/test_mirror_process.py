@@ -156,6 +156,14 @@ async def test_it_ends_when_the_server_is_gone(job: Job) -> None:
         assert await asyncio.wait_for(child.wait(), 30) == 0
 
 
+async def test_nothing_is_started_after_the_end(job: Job) -> None:
+    async with running(job, ECHO) as process:
+        await process.names()
+    with pytest.raises(MirrorError, match="the server is ending"):
+        await process.names()
+    assert process._process is None
+
+
 async def test_what_it_prints_is_logged(job: Job, caplog: pytest.LogCaptureFixture) -> None:
     program = "import sys\nprint('oh', file=sys.stderr, flush=True)\n" + ECHO
     with caplog.at_level(logging.WARNING):
@@ -251,6 +259,29 @@ async def test_looking_now_and_then(
     assert changes == [1, 8]
     assert caplog.text.count("it is gone: what is loaded keeps serving") == 1
     assert caplog.text.count("m: odd") == 1
+
+
+async def test_many_loads_are_one_look_or_two(tmp_path: Path) -> None:
+    made, process = remote(tmp_path, Answer())
+    goes_on = asyncio.Event()
+
+    async def slow(models: list[str] | None = None) -> Answer:
+        process.asked.append(models)
+        await goes_on.wait()
+        return Answer()
+
+    process.sync = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(made.look_for("m"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert process.asked == [["m"]]
+    more = [asyncio.create_task(made.look_for("m")) for _ in range(100)]
+    await asyncio.sleep(0)
+    first.cancel()  # who leaves stops nothing
+    more[0].cancel()
+    goes_on.set()
+    await asyncio.gather(*more[1:])
+    assert process.asked == [["m"]] * 2
 
 
 class Control:

@@ -229,6 +229,16 @@ def test_a_web_servers_one_model_and_one_file(web: Web, tmp_path: Path) -> None:
     assert web.contents() == {"model/1/model.onnx": "one", "model/1/model.onnx_data": "weights"}
 
 
+def test_folders_that_are_no_models(web: Web) -> None:
+    web.put("m/1/model.onnx", "one")
+    web.put("docs/manual/deep/page.html", "no")
+    web.put("docs/index.txt", "no")
+    web.put("configured/model.toml", "")
+    assert web.mirror().sync().problems == {}
+    assert web.contents() == {"configured/model.toml": "", "m/1/model.onnx": "one"}
+    assert not [each for each in web.handler.requests if "page" in each or "deep" in each]
+
+
 def test_answers_that_end_too_soon(web: Web) -> None:
     web.put("m/1/model.onnx", "one")
     web.put("n/1/model.onnx", "one")

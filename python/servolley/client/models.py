@@ -143,9 +143,7 @@ def _traffic(server: ServerConnection, parsed: argparse.Namespace) -> tuple[Any,
 
 def _traffic_of(server: ServerConnection, model: str, change: Any) -> tuple[Any, Rows]:
     path = f"/v2/repository/models/{segment(model)}/traffic"
-    if change is not None:
-        server.call("POST", path, change)
-    state = server.call("GET", path)
+    state = server.call("GET", path) if change is None else server.call("POST", path, change)
     return state, list(_flat(state))
 
 

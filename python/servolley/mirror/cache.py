@@ -89,6 +89,9 @@ class Cache:
             entry.name for entry in self.root.iterdir() if valid_model_name(entry.name) and entry.is_dir()
         )
 
+    def holds(self, model: str) -> bool:
+        return (self.root / model).exists()
+
     def versions(self, model: str) -> dict[int, State]:
         """Versions that were copied whole."""
         found = {}

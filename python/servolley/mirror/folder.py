@@ -12,6 +12,7 @@ from servolley.mirror.listing import DEEPEST, MOST_FILES, Files, Reader, RemoteF
 from servolley.mirror.manifest import LARGEST_MANIFEST_BYTES, ManifestListing
 from servolley.mirror.names import (
     COMPLETE_MARKER,
+    CONFIG_FILES,
     EXTRAS,
     MANIFEST,
     MirrorError,
@@ -22,7 +23,6 @@ from servolley.mirror.names import (
 from servolley.repository.names import parse_version, valid_model_name
 
 _BLOCK_BYTES = 8 << 20
-_CONFIG_FILES = {"model.toml", "config.pbtxt"}
 _MODEL_FILE_SUFFIX = ".onnx"
 
 # What file systems call that which changes with a content.
@@ -55,6 +55,7 @@ class RemoteFolder:
             raise MirrorError("what has a query cannot be listed; keys go into remote.options, as headers")
         self._name = name
         self._progress = progress
+        self._is_single: bool | None = None
         self._files = _file_system(scheme, options)
         root = url if self._web else self._files._strip_protocol(url)
         self._root = str(root).rstrip("/")
@@ -82,6 +83,13 @@ class RemoteFolder:
             name, "rb", block_size=0 if self._web else _BLOCK_BYTES
         )
         return opened
+
+    def is_single(self, now: bool) -> None:
+        """What was found first is what it stays, as on disk. Raises MirrorError."""
+        if self._is_single is None:
+            self._is_single = now
+        elif self._is_single != now:
+            raise MirrorError("it looks like one model now, and did not before, or the other way round")
 
     def info(self, name: str) -> "Entry":
         return self._entry(name.rpartition("/")[2], self._files.info(name))
@@ -150,8 +158,13 @@ class FolderListing:
         self._top: list[Entry] | None = None
 
     def models(self) -> list[str]:
-        if self._single() is not None:
-            return [self._single_name()]
+        is_single = self._single() is not None
+        names = [self._single_name()] if is_single else self._model_names()
+        if names:
+            self._folder.is_single(is_single)
+        return names
+
+    def _model_names(self) -> list[str]:
         return sorted(
             {
                 entry.name
@@ -167,20 +180,22 @@ class FolderListing:
         folder = self._root if file is not None else f"{self._root}/{self._path_of(name)}"
         head: dict[str, RemoteFile] = {}
         versions: dict[int, str] = {}
+        others: list[Entry] = []
         entries = self._counted(folder)
         if not entries:
             raise FileNotFoundError(name)
         # Sorted, so that of two names for one version ("7", "007") the later wins, as on disk.
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_hidden:
-                continue
             version = parse_version(entry.name) if entry.is_folder else None
             if version is not None:
                 versions[version] = entry.name
-            elif entry.is_folder:
-                head |= {f"{entry.name}/{path}": file for path, file in self._below(entry, DEEPEST).items()}
-            else:
+            elif entry.is_folder and not entry.is_hidden:
+                others.append(entry)
+            elif not entry.is_hidden:
                 head[_checked(entry)] = self._folder.file(entry)
+        if versions or not CONFIG_FILES.isdisjoint(head):  # otherwise it is no model's
+            for entry in others:
+                head |= {f"{entry.name}/{path}": file for path, file in self._below(entry, DEEPEST).items()}
         return RemoteModel(head, versions)
 
     def version(self, model: str, folder: str) -> tuple[Files, bool]:
@@ -213,7 +228,7 @@ class FolderListing:
         if self._root.endswith(_MODEL_FILE_SUFFIX):
             return self._folder.info(self._root)
         entries = self._entries_of_root()
-        is_model = any(entry.name in _CONFIG_FILES for entry in entries if not entry.is_folder) or (
+        is_model = any(entry.name in CONFIG_FILES for entry in entries if not entry.is_folder) or (
             any(parse_version(entry.name) is not None for entry in entries if entry.is_folder)
             and not any(
                 valid_model_name(e.name) and not parse_version(e.name) for e in entries if e.is_folder
@@ -292,7 +307,8 @@ def _file_system(scheme: str, options: dict[str, Any]) -> Any:
 
             # Its own limit is five minutes for a whole file.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-            options = {"client_kwargs": {"timeout": timeout}, **options}
+            client = {"timeout": timeout, "trust_env": True} | options.get("client_kwargs", {})
+            options = options | {"client_kwargs": client}
         return fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except ImportError as error:
         what = f"pip install 'servolley[{EXTRAS[scheme]}]' ({error.name})"

@@ -17,7 +17,7 @@ from servolley.config.strict import ConfigError, load_toml, read_config
 from servolley.mirror.cache import Cache, State, forget_notes, state_of, write_state
 from servolley.mirror.download import Budget, Downloads
 from servolley.mirror.listing import Files, Listing, RemoteModel, digest_of, size_of
-from servolley.mirror.names import MirrorError, shown
+from servolley.mirror.names import CONFIG_FILES, MirrorError, shown
 from servolley.repository.versions import aspired_versions
 
 # Of what the policy does not want any more that stays, so that going back takes no time.
@@ -127,7 +127,10 @@ class Mirror:
         wanted = []
         for name in names:
             with self._kept_apart(name, outcome):
-                wanted.append(self._look_at(listing, name, outcome))
+                found = listing.model(name)
+                # A web server may have folders that are no models.
+                if found.versions or not CONFIG_FILES.isdisjoint(found.head) or self._cache.holds(name):
+                    wanted.append(self._look_at(listing, name, found, outcome))
         budget = Budget(self._room_for(wanted))
         for model in wanted:
             with self._kept_apart(model.name, outcome):
@@ -136,9 +139,8 @@ class Mirror:
 
     # --- looking ---
 
-    def _look_at(self, listing: Listing, name: str, outcome: Outcome) -> _Wanted:
+    def _look_at(self, listing: Listing, name: str, found: RemoteModel, outcome: Outcome) -> _Wanted:
         self._progress(0)
-        found = listing.model(name)
         self._before[name, None] = ""  # it is there
         cached = self._cache.versions(name)
         wanted = self._look_at_head(listing, name, found)
@@ -253,7 +255,7 @@ class Mirror:
 
     def _carry_out(self, listing: Listing, model: _Wanted, budget: Budget) -> bool:
         """Whether anything is to be seen of it."""
-        is_new = not (self._cache.root / model.name).exists()
+        is_new = not self._cache.holds(model.name)
         if is_new and model.waiting and not model.versions:
             return False
         # The server looks twice where it is to see a version with its configuration.
@@ -294,16 +296,16 @@ class Mirror:
         place = self._cache.staging(name, str(version), digest)
         try:
             written = self._downloads.fetch(listing, files, place, budget)
+            if not listing.atomic:
+                again, _ = self._remote.look().version(name, folder)
+                if digest_of(again) != digest:
+                    raise MirrorError(f"version {version} changed while it was copied")
+            forget_notes(place, files)
+            write_state(place, state_of(files, written), complete=complete)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 shutil.rmtree(place, ignore_errors=True)  # a full disk is not to stay full
             raise
-        if not listing.atomic:
-            again, _ = self._remote.look().version(name, folder)
-            if digest_of(again) != digest:
-                raise MirrorError(f"version {version} changed while it was copied")
-        forget_notes(place, files)
-        write_state(place, state_of(files, written), complete=complete)
         return place
 
     # --- what goes wrong ---

@@ -17,6 +17,7 @@ EXTRAS = {
     "memory": "remote",
 }
 MANIFEST = "SHA256SUMS"
+CONFIG_FILES = frozenset({"model.toml", "config.pbtxt"})
 COMPLETE_MARKER = ".complete"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)

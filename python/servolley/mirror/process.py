@@ -34,6 +34,7 @@ class MirrorProcess:
         self._stderr: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self._number = 0
+        self._closed = False
 
     async def sync(self, models: list[str] | None = None) -> Answer:
         """Raises MirrorError: nothing could be seen, or the process ended."""
@@ -48,6 +49,11 @@ class MirrorProcess:
         await self._ask("verify")
 
     async def close(self) -> None:
+        """What is asked from now on is refused."""
+        self._closed = True
+        await self._end()
+
+    async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None
@@ -64,6 +70,8 @@ class MirrorProcess:
 
     async def _ask(self, what: str, models: list[str] | None = None) -> Answer:
         async with self._turn:
+            if self._closed:
+                raise MirrorError("the server is ending")
             try:
                 answer = await self._exchange(what, models)
             except (OSError, TimeoutError, EOFError, ValueError, RuntimeError) as error:
@@ -111,7 +119,7 @@ class MirrorProcess:
     async def _give_up(self) -> None:
         if self._process is not None:
             _kill(self._process)
-            await self.close()
+            await self._end()
 
 
 def _line(message: msgspec.Struct) -> bytes:

@@ -51,6 +51,8 @@ class RemoteRepository:
             )
         )
         self._said: set[str] = set()
+        self._waiting: dict[str, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
 
     async def first(self, models: list[str] | None) -> None:
         """The copy at the start. Raises RepositoryError where nothing can be seen and nothing was copied
@@ -90,8 +92,17 @@ class RemoteRepository:
                 wait_s = min(_AGAIN_S, wait_s)
 
     async def look_for(self, model: str) -> None:
-        """Makes the copy of one model follow. Raises MirrorError."""
-        answer = await self._process.sync([model])
+        """Makes the copy of one model follow, also for a caller that does not wait. Raises MirrorError."""
+        looking = self._waiting.get(model)
+        if looking is None:
+            looking = self._waiting[model] = asyncio.create_task(self._look_for(model))
+            looking.add_done_callback(_was_noticed)
+        await asyncio.shield(looking)
+
+    async def _look_for(self, model: str) -> None:
+        async with self._turn:
+            del self._waiting[model]  # whoever asks from now on may mean something newer
+            answer = await self._process.sync([model])
         self._tell(answer)
         if model in answer.problems:
             raise MirrorError(answer.problems[model])
@@ -149,6 +160,11 @@ class RemoteControl:
 
     def close(self) -> None:
         self._control.close()
+
+
+def _was_noticed(looking: asyncio.Task[None]) -> None:
+    if not looking.cancelled():
+        looking.exception()  # whoever waits has it; perhaps nobody does
 
 
 def _cache_dir(chosen: str | None) -> Path:
