@@ -9,9 +9,9 @@ namespace {
 
 // Version 1 answers, version 2 is its shadow.
 struct Shadowed {
-  explicit Shadowed(Engine& engine, Body first, Body second, const ShadowOptions& options = {},
+  explicit Shadowed(Engine& on, Body first, Body second, const ShadowOptions& options = {},
                     const Signature& signature = unary_signature(DType::kFp32))
-      : engine(engine),
+      : engine(on),
         one(version(engine, 1, std::move(first))),
         two(version(engine, 2, std::move(second), with(Execution::kInline), signature)),
         shadow(engine.create_shadow(two, options)) {

@@ -27,7 +27,7 @@ TEST_CASE("shares are exact over a period and never far off within it") {
   std::mt19937 random(7);
   for (int round = 0; round < 200; ++round) {
     std::vector<std::uint32_t> weights(1 + random() % 6);
-    for (std::uint32_t& weight : weights) weight = random() % 50;
+    for (std::uint32_t& weight : weights) weight = static_cast<std::uint32_t>(random() % 50);
     weights[random() % weights.size()] += 1;
     const std::uint32_t total = std::accumulate(weights.begin(), weights.end(), 0U);
     WeightedChoice choice = choice_of(weights);
