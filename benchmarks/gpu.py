@@ -2,6 +2,10 @@
 
     python benchmarks/gpu.py [--device cuda:0] [--models tiny,bert,resnet50] [--full] [--markdown]
 
+"host copies" are counted in a server of its own: the bytes that it copies in user space for one request, over
+the request's tensor. What the kernel copies from a socket and what a GPU fetches itself are not among them.
+On the CPU the model's own copies are.
+
 "share" is the server's items per second over the best that ONNX Runtime reaches in process on the same GPU,
 with any batch size, with or without CUDA graphs, its inputs already on the device. `--device cpu` runs the
 same script where there is no GPU: without CUDA shared memory, lanes and graphs, and its figures say nothing
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -27,14 +32,14 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 import numpy as np  # noqa: E402
 from benchmarks import models, servers  # noqa: E402
-from benchmarks.gpu_load import Plan, Seen, http_request, measure  # noqa: E402
+from benchmarks.gpu_load import Plan, Seen, ask, http_request, measure  # noqa: E402
 from benchmarks.gpu_yardsticks import BusyShare, DeviceMemory, RawRun, raw  # noqa: E402
 from benchmarks.report import Table  # noqa: E402
 
 import models as test_models  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     import onnx
@@ -51,6 +56,7 @@ _BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
 _DATATYPES: Final = {"float32": "FP32", "int64": "INT64"}
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _REGION: Final = "benchmark"
+_COUNTED: Final = 50  # requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,16 @@ class Row:
     busy: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Bytes that the server copied in user space for one request alone."""
+
+    model: str
+    transport: str
+    tensor_bytes: int
+    copied_bytes: float
+
+
 class Bench:
     def __init__(self, given: argparse.Namespace, folder: Path) -> None:
         self._given = given
@@ -82,6 +98,7 @@ class Bench:
         self._cores = frozenset(cores)
         self.rows: list[Row] = []
         self.raw: dict[str, list[RawRun]] = {}
+        self.copies: list[Copies] = []
 
     def run(self) -> None:
         for name in self._given.models:
@@ -92,6 +109,7 @@ class Bench:
             self.raw[name] = raw(file, self._given.device, self._given.seconds / 2, batches)
             for variant in self._variants():
                 self._serve(name, row, variant)
+            self._count_copies(name, row)
 
     def _variants(self) -> list[Variant]:
         if not self._on_gpu:
@@ -99,12 +117,7 @@ class Bench:
         return [Variant(lanes, graphs) for lanes in (2, 1) for graphs in (False, True)]
 
     def _serve(self, name: str, row: npt.NDArray[Any], variant: Variant) -> None:
-        repository = self._folder / name
-        settings = f'[runtime]\ndevice = "{self._given.device}"\n'
-        if self._on_gpu:
-            settings += f"lanes = {variant.lanes}\ncuda_graphs = {str(variant.graphs).lower()}\n"
-        settings += f"[batching]\nmax_batch_size = {self._given.largest_batch}\n"
-        (repository / name / "model.toml").write_text(settings)
+        repository = self._configure(name, variant)
         options = ["--shared-memory"] if self._on_gpu else []
         with servers.servolley(repository, self._folder, self._cores, *options) as server:
             # Everything over every transport for the first variant; of the others what tells them apart.
@@ -129,11 +142,49 @@ class Bench:
                 _post(server, f"/v2/cudasharedmemory/region/{_REGION}/unregister", {})
                 memory.close()
 
+    def _configure(self, name: str, variant: Variant) -> Path:
+        settings = f'[runtime]\ndevice = "{self._given.device}"\n'
+        if self._on_gpu:
+            settings += f"lanes = {variant.lanes}\ncuda_graphs = {str(variant.graphs).lower()}\n"
+        settings += f"[batching]\nmax_batch_size = {self._given.largest_batch}\n"
+        repository = self._folder / name
+        (repository / name / "model.toml").write_text(settings)
+        return repository
+
+    def _count_copies(self, name: str, row: npt.NDArray[Any]) -> None:
+        library = next(iter(sorted(_ROOT.glob("build/*/libcopy_counter.so"))), None)
+        if library is None:
+            return
+        repository = self._configure(name, self._variants()[0])
+        file = self._folder / f"{name}.copied"
+        with contextlib.ExitStack() as stack:
+            with _environment(LD_PRELOAD=str(library), SERVOLLEY_COPIES=str(file)):
+                server = stack.enter_context(servers.servolley(repository, self._folder, self._cores))
+            for transport in ("http", "grpc"):
+                body = str(self._folder / f"{name}.{transport}")
+                plan = Plan(server.port, body, 1, 0, _METHOD if transport == "grpc" else "")
+                ask(plan, 10)
+                before = int.from_bytes(file.read_bytes(), sys.byteorder)
+                ask(plan, _COUNTED)
+                copied = int.from_bytes(file.read_bytes(), sys.byteorder) - before
+                self.copies.append(Copies(name, transport, row.nbytes, copied / _COUNTED))
+
     def _transports(self) -> list[str]:
         return ["http", "grpc", "cuda-shm"] if self._on_gpu else ["http", "grpc"]
 
     def best(self, model: str) -> RawRun:
         return max(self.raw[model], key=lambda run: run.items_per_second)
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """What children that are started meanwhile inherit."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
 
 
 def _register(server: servers.Server, memory: DeviceMemory) -> None:
@@ -201,11 +252,21 @@ def render(bench: Bench, markdown: bool) -> str:
     ]
     columns = ["served", "lanes", "graphs", "at once", "items/s", "share"]
     columns += ["p50 us", "p99 us", "server CPU us", "GPU busy"]
+    copies = [
+        [
+            f"{count.model}, {count.transport}",
+            f"{count.tensor_bytes:,}",
+            f"{count.copied_bytes:,.0f}",
+            f"{count.copied_bytes / count.tensor_bytes:.2f}",
+        ]
+        for count in bench.copies
+    ]
     tables = [
         Table("ONNX Runtime in process", ("model", "batch", "graph", "items/s", "us/batch"), raw_rows),
         Table("servolley over loopback, one item a request", columns, rows),
+        Table("Copied in user space", ("served", "tensor bytes", "bytes/request", "host copies"), copies),
     ]
-    return "\n\n".join(table.markdown() if markdown else table.plain() for table in tables)
+    return "\n\n".join(table.markdown() if markdown else table.plain() for table in tables if table.rows)
 
 
 def _say(text: str) -> None:

@@ -86,6 +86,13 @@ def measure(plan: Plan, processes: int, seconds: float) -> Seen:
     )
 
 
+def ask(plan: Plan, times: int) -> None:
+    """One request after the other, from here."""
+    call = (_grpc if plan.method else _http)(plan, Path(plan.body_file).read_bytes())
+    for _ in range(times):
+        call()
+
+
 @contextlib.contextmanager
 def _worker(plan: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.gpu_load"]
