@@ -4,6 +4,7 @@ when a test wants our messages."""
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -37,3 +38,22 @@ def compile_protos(protos: Path, descriptors: Path) -> None:
     files = sorted(str(path) for path in protos.rglob("*.proto"))
     arguments = [f"--proto_path={protos}", "--include_imports", f"--descriptor_set_out={descriptors}"]
     assert protoc.main(["protoc", *arguments, *files]) == 0
+
+
+@pytest.fixture
+def written_through(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was written through to the disk and what was renamed, in turn; the disk of the tests need not be
+    waited for."""
+    log: list[str] = []
+    rename = Path.rename
+
+    def fsync(descriptor: int) -> None:
+        log.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+
+    def renamed(self: Path, target: Path) -> Path:
+        log.append(f"rename {self.name} {target.name}")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", renamed)
+    return log

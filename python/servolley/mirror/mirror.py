@@ -127,7 +127,12 @@ class Mirror:
         wanted = []
         for name in names:
             with self._kept_apart(name, outcome):
-                found = listing.model(name)
+                try:
+                    found = listing.model(name)
+                except FileNotFoundError:
+                    if self._cache.holds(name):
+                        raise
+                    continue  # an empty folder
                 # A web server may have folders that are no models.
                 if found.versions or not CONFIG_FILES.isdisjoint(found.head) or self._cache.holds(name):
                     wanted.append(self._look_at(listing, name, found, outcome))
@@ -144,16 +149,15 @@ class Mirror:
         self._before[name, None] = ""  # it is there
         cached = self._cache.versions(name)
         wanted = self._look_at_head(listing, name, found)
-        aspired = self._aspired(name, found, wanted.staged_head, cached)
-        for version in sorted(aspired, reverse=True):
-            files, complete = listing.version(name, found.versions[version])
+        listed, broken = self._list_aspired(listing, name, found, wanted.staged_head, cached, outcome)
+        for version, (files, complete) in sorted(listed.items(), reverse=True):
             digest = digest_of(files)
             if not self._is_settled(name, version, digest, listing, outcome, at_once=complete):
                 wanted.waiting = True
             elif version not in cached or cached[version].digest != digest:
                 wanted.versions[version] = found.versions[version], files
         kept = 0
-        for version in sorted(cached.keys() - aspired, reverse=True):
+        for version in sorted(cached.keys() - listed.keys() - broken, reverse=True):
             if version not in found.versions:
                 if self._is_settled(name, version, None, listing, outcome):
                     wanted.gone.append(version)
@@ -185,6 +189,34 @@ class Mirror:
     def _is_stale(self, listing: Listing, name: str, found: RemoteModel, version: int, state: State) -> bool:
         files, _ = listing.version(name, found.versions[version])
         return digest_of(files) != state.digest
+
+    def _list_aspired(
+        self,
+        listing: Listing,
+        name: str,
+        found: RemoteModel,
+        staged: Path,
+        cached: dict[int, State],
+        outcome: Outcome,
+    ) -> tuple[dict[int, tuple[Files, bool]], set[int]]:
+        """What the policy wants of the versions that can be had, and those that cannot: they count as little
+        as a folder without a model on disk, unless they are here already."""
+        listed: dict[int, tuple[Files, bool]] = {}
+        broken: set[int] = set()
+        while True:
+            there = {version: at for version, at in found.versions.items() if version not in broken}
+            aspired = self._aspired(name, RemoteModel(found.head, there), staged, cached)
+            for version in sorted(aspired - listed.keys(), reverse=True):
+                try:
+                    listed[version] = listing.version(name, there[version])
+                except (FileNotFoundError, MirrorError) as error:
+                    if version in cached:
+                        raise
+                    broken.add(version)
+                    if isinstance(error, MirrorError):  # the other is an upload that begins
+                        outcome.problems[name] = f"version {version}: {error}"
+            if aspired <= listed.keys():
+                return {version: listed[version] for version in aspired}, broken
 
     def _aspired(
         self, name: str, found: RemoteModel, staged: Path, cached: dict[int, State]
