@@ -45,6 +45,8 @@ LoadOptions read_load_options(const py::dict& options) {
        [&](const py::handle& v) { out.servable.execution = execution_of(v.cast<std::string>()); }},
       {"instances", [&](const py::handle& v) { out.servable.instances = v.cast<int>(); }},
       {"max_batch_size", [&](const py::handle& v) { out.servable.max_batch_size = v.cast<int>(); }},
+      {"max_batch_size_if_batchable",
+       [&](const py::handle& v) { out.servable.max_batch_size_if_batchable = v.cast<int>(); }},
       {"max_queue_delay_us",
        [&](const py::handle& v) { out.servable.max_queue_delay_us = v.cast<std::uint64_t>(); }},
       {"preferred_batch_sizes",
@@ -69,6 +71,10 @@ LoadOptions read_load_options(const py::dict& options) {
       {"memory_arena", [&](const py::handle& v) { out.runtime.memory_arena = v.cast<bool>(); }},
       {"memory_pattern", [&](const py::handle& v) { out.runtime.memory_pattern = v.cast<bool>(); }},
       {"warmup", [&](const py::handle& v) { out.servable.warmup = v.cast<bool>(); }},
+      {"warmup_rows",
+       [&](const py::handle& v) {
+         out.servable.warmup_rows = v.cast<std::vector<std::uint32_t>>();
+       }},
       {"labels",
        [&](const py::handle& v) {
          out.servable.labels = v.cast<std::map<std::string, std::vector<std::string>>>();

@@ -16,7 +16,8 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
                                       std::uint64_t body_bytes, std::size_t decoded_bytes,
                                       std::uint32_t queue_size, std::uint64_t request_timeout_us,
                                       std::uint64_t inline_threshold_us, std::uint64_t busy_poll_us,
-                                      int grpc_compression_level, std::size_t shared_memory_regions,
+                                      int load_niceness, int grpc_compression_level,
+                                      std::size_t shared_memory_regions,
                                       std::uint64_t shared_memory_bytes,
                                       std::size_t gpu_pool_bytes) {
   engine::EngineOptions options;
@@ -27,6 +28,7 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.request_timeout_us = request_timeout_us;
   options.inline_threshold_us = inline_threshold_us;
   options.busy_poll_us = busy_poll_us;
+  options.load_niceness = load_niceness;
   options.grpc_compression_level = std::clamp(grpc_compression_level, 0, 9);
   options.shared_memory = {.regions = shared_memory_regions, .bytes = shared_memory_bytes};
   options.gpu_pool_bytes = gpu_pool_bytes;
@@ -64,6 +66,7 @@ std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int
   {
     const py::gil_scoped_release release;
     read.runtime.pool = &self.engine->pool();
+    read.runtime.load_niceness = self.engine->options().load_niceness;
     read.servable.load_started = Clock::now();
     auto runner = ort::load_model(self.library, path, read.runtime);
     if (runner) {
@@ -79,6 +82,17 @@ std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int
   }
   raise_if_error(status);
   return servable;
+}
+
+void warm_up(PyEngine& self, Servable& servable, const py::bytes& predict_request, int runs) {
+  const std::string_view view = predict_request;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = servable.warm_up_with({reinterpret_cast<const std::byte*>(view.data()), view.size()},
+                                   runs, self.engine->options().decoded_bytes);
+  }
+  raise_if_error(status);
 }
 
 std::shared_ptr<Servable> reconfigure(PyEngine& self, const Servable& servable,
@@ -279,12 +293,14 @@ void bind_engine(py::module_& module) {
            py::arg("request_timeout_us") = defaults.request_timeout_us,
            py::arg("inline_threshold_us") = defaults.inline_threshold_us,
            py::arg("busy_poll_us") = defaults.busy_poll_us,
+           py::arg("load_niceness") = defaults.load_niceness,
            py::arg("grpc_compression_level") = defaults.grpc_compression_level,
            py::arg("shared_memory_regions") = defaults.shared_memory.regions,
            py::arg("shared_memory_bytes") = defaults.shared_memory.bytes,
            py::arg("gpu_pool_bytes") = defaults.gpu_pool_bytes)
       .def("load", &load, py::arg("name"), py::arg("version"), py::arg("path"), py::arg("options"),
            py::keep_alive<0, 1>())
+      .def("warm_up", &warm_up, py::arg("servable"), py::arg("predict_request"), py::arg("runs"))
       .def("reconfigure", &reconfigure, py::arg("servable"), py::arg("options"),
            py::keep_alive<0, 1>())
       .def("tick", [](PyEngine& self) { return heavy(self, [](Engine& e) { e.tick(); }); })

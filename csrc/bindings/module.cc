@@ -1,9 +1,17 @@
 #include "bindings/convert.h"
+#include "codec/crc32c.h"
 
 namespace servolley::bindings {
 namespace {
 
 PyObject* core_error = nullptr;  // owned by the module
+
+// heavy
+std::uint32_t crc32c(const py::bytes& data) {
+  const std::string_view view = data;
+  const py::gil_scoped_release release;
+  return codec::crc32c({reinterpret_cast<const std::byte*>(view.data()), view.size()});
+}
 
 }  // namespace
 
@@ -27,6 +35,8 @@ void bind_errors(py::module_& module) {
   module.attr("CoreError") = py::reinterpret_borrow<py::object>(core_error);
 }
 
+void bind_checksum(py::module_& module) { module.def("crc32c", &crc32c, py::arg("data")); }
+
 }  // namespace servolley::bindings
 
 PYBIND11_MODULE(_core, module) {
@@ -34,6 +44,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The C++ core of servolley.";
   module.attr("__version__") = SERVOLLEY_VERSION;
   bind_errors(module);
+  bind_checksum(module);
   bind_engine(module);
   bind_connection(module);
 }

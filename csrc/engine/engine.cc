@@ -46,6 +46,7 @@ Result<std::shared_ptr<Servable>> Engine::create_servable(std::string name, std:
                                                           ServableOptions options) {
   if (options.max_queue_size == 0) options.max_queue_size = options_.queue_size;
   options.inline_threshold_us = options_.inline_threshold_us;
+  options.load_niceness = options_.load_niceness;
   auto servable = Servable::create(std::move(name), version, std::move(runner), options,
                                    {pool_, batches_, completions_});
   if (servable) {

@@ -19,7 +19,7 @@ constexpr std::uint32_t kSettledRuns = 32;
 batching::Policy policy_of(const ServableOptions& options, int max_batch_size) {
   batching::Policy policy;
   policy.max_batch_rows = static_cast<std::uint32_t>(std::max(1, max_batch_size));
-  policy.refuse_oversize = options.max_batch_size > 0;
+  policy.refuse_oversize = options.max_batch_size > 0 || options.max_batch_size_if_batchable > 0;
   policy.max_queue_size = options.max_queue_size;
   policy.max_queue_delay = std::chrono::microseconds(options.max_queue_delay_us);
   policy.preferred_rows = options.preferred_batch_sizes;
@@ -40,6 +40,7 @@ Servable::Servable(std::string name, std::int64_t version, std::shared_ptr<Runne
       options_(options),
       context_(context),
       signature_(runner_->signature()),
+      quiet_(options.load_niceness),
       queue_({}) {}
 
 Servable::~Servable() {
@@ -73,7 +74,13 @@ Status Servable::settle_signature() {
   }
   signature_.batched =
       options_.max_batch_size > 0 || (options_.max_batch_size < 0 && signature_.batchable());
-  max_batch_size_ = options_.max_batch_size > 0 ? options_.max_batch_size : kInferredBatchRows;
+  if (options_.max_batch_size > 0) {
+    max_batch_size_ = options_.max_batch_size;
+  } else if (options_.max_batch_size_if_batchable > 0) {
+    max_batch_size_ = options_.max_batch_size_if_batchable;
+  } else {
+    max_batch_size_ = kInferredBatchRows;
+  }
   for (const auto& [output, labels] : options_.labels) {
     const auto index = signature_.output_index(output);
     if (!index) return invalid_argument("labels name an unknown output '" + output + "'");
@@ -97,84 +104,9 @@ Status Servable::prepare() {
   loop_runner_ = std::make_unique<BatchRunner>(signature_, std::move(*executor), context_.pool,
                                                context_.batches, &watched_);
   inline_.store(options_.execution == Execution::kInline);
-  if (options_.warmup) warm_up();
+  if (options_.warmup) quiet_.run([this] { warm_up(); });
   if (!inline_.load()) SERVOLLEY_TRY(start_instances());
   return {};
-}
-
-namespace {
-
-// Keeps what a warm-up run finishes away from the loop.
-class WarmupSink final : public BatchSink {
- public:
-  explicit WarmupSink(BatchPool& pool) : pool_(pool) {}
-  void finished(std::unique_ptr<Batch> batch) override {
-    status = batch->status;
-    pool_.release(std::move(batch));
-  }
-  Status status;
-
- private:
-  BatchPool& pool_;
-};
-
-}  // namespace
-
-Status Servable::make_zeros(std::int64_t rows, Request& request) const {
-  for (const TensorSpec& spec : signature_.inputs) {
-    codec::InputTensor input;
-    input.view.dtype = spec.dtype;
-    for (std::size_t i = 0; i < spec.shape.rank(); ++i) {
-      const bool batch_dim = i == 0 && signature_.batched;
-      input.view.shape.push_back(batch_dim ? rows : std::max<std::int64_t>(spec.shape[i], 1));
-      if (spec.shape[i] == 0) input.view.shape[i] = 0;
-    }
-    // A BYTES element of no length is four zero bytes, the size of an FP32.
-    const DType sized = spec.dtype == DType::kBytes ? DType::kFp32 : spec.dtype;
-    const auto bytes = input.view.shape.byte_count(sized);
-    if (!bytes) return invalid_argument("input '" + spec.name + "' is too large to warm up");
-    auto buffer = context_.pool.allocate(*bytes);
-    if (!buffer) return std::move(buffer).error();
-    std::fill_n(buffer->data(), *bytes, std::byte{0});
-    input.view.data = buffer->data();
-    input.view.bytes = *bytes;
-    input.owner = std::move(*buffer);
-    request.infer.inputs.push_back(std::move(input));
-  }
-  prepare_for_batching(request, signature_.batched);
-  return {};
-}
-
-Result<Duration> Servable::run_zeros(std::int64_t rows) {
-  Request request;
-  SERVOLLEY_TRY(make_zeros(rows, request));
-  auto batch = context_.batches.acquire();
-  batch->items.push_back(&request);
-  WarmupSink sink(context_.batches);
-  loop_runner_->run(std::move(batch), sink);
-  if (!sink.status.ok()) return sink.status;
-  return loop_runner_->last_run();
-}
-
-void Servable::warm_up() {
-  // Free dimensions are guessed as 1 and contents as zero, which not every model accepts: a failure
-  // here says nothing about real requests, it only leaves the servable unmeasured.
-  constexpr int kRuns = 7;
-  const TimePoint start = Clock::now();
-  Duration best = Duration::max();
-  for (int i = 0; i < kRuns && Clock::now() - start < std::chrono::seconds(1); ++i) {
-    const auto took = run_zeros(1);
-    if (!took) return;
-    best = std::min(best, *took);
-  }
-  if (signature_.batched && max_batch_size_ > 1 &&
-      best * max_batch_size_ < std::chrono::seconds(2)) {
-    (void)run_zeros(max_batch_size_).has_value();
-  }
-  mean_run_ns_.store(to_ns(best));
-  if (options_.execution == Execution::kAuto && options_.max_queue_delay_us == 0) {
-    inline_.store(best < std::chrono::microseconds(options_.inline_threshold_us));
-  }
 }
 
 Status Servable::start_instances() {

@@ -6,10 +6,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/quiet_work.h"
 #include "batching/queue.h"
 #include "engine/batch.h"
 #include "engine/batch_runner.h"
@@ -24,16 +26,19 @@ enum class Execution : std::uint8_t { kAuto, kInline, kThreads };
 
 struct ServableOptions {
   Execution execution = Execution::kAuto;
-  int instances = 0;        // batches in flight at once; 0 = one
-  int lanes = 2;            // on devices: batches under way for each of these
-  int max_batch_size = -1;  // rows; -1 = batched if the signature allows, 0 = never
+  int instances = 0;                    // batches in flight at once; 0 = one
+  int lanes = 2;                        // on devices: batches under way for each of these
+  int max_batch_size = -1;              // rows; -1 = batched if the signature allows, 0 = never
+  int max_batch_size_if_batchable = 0;  // where the other is -1; 0 = a default
   std::uint64_t max_queue_delay_us = 0;
   std::vector<std::uint32_t> preferred_batch_sizes;
   std::uint32_t max_queue_size = 4096;
   std::uint64_t default_timeout_us = 0;  // queue timeout of requests that name none; 0 = none
   bool allow_timeout_override = true;
   bool warmup = true;
-  TimePoint load_started{};  // when reading the model began; for load_time()
+  std::vector<std::uint32_t> warmup_rows;  // sizes to warm up besides 1, preferred, and the limit
+  int load_niceness = 0;                   // how far warm-up stands back; see QuietWork
+  TimePoint load_started{};                // when reading the model began; for load_time()
   // A batch of one row that runs shorter than this costs less than a hand-off to another thread.
   std::uint64_t inline_threshold_us = 50;
   std::map<std::string, std::vector<std::string>> labels;  // class labels by output
@@ -81,6 +86,12 @@ class Servable {
   // Any thread. The weights, for another servable over them; null once this one is closed.
   std::shared_ptr<Runner> runner() const;
 
+  // Any thread, one at a time, and only before the loop thread knows of the servable. Runs a
+  // serialized tensorflow.serving.PredictRequest, whatever model it names, `runs` times, and
+  // forgets the answers.
+  Status warm_up_with(std::span<const std::byte> predict_request, int runs,
+                      std::size_t decoded_bytes_limit);
+
   // Loop thread. Queues a prepared request. On OK, `*run_inline` says whether run_inline() must
   // follow.
   Status admit(Request& request, TimePoint now, bool* run_inline);
@@ -116,7 +127,9 @@ class Servable {
   Status prepare();
   void warm_up();
   Status make_zeros(std::int64_t rows, Request& request) const;
+  std::vector<std::uint32_t> warm_up_sizes() const;
   Result<Duration> run_zeros(std::int64_t rows);
+  Result<Duration> run_once(Request& request);
   Status start_instances();
   Status start_lanes();
   // On a launching thread.
@@ -136,6 +149,7 @@ class Servable {
   const ServableOptions options_;
   const ServableContext context_;
   Signature signature_;
+  QuietWork quiet_;
   int max_batch_size_ = 1;
   int instances_ = 1;
   Duration load_time_{0};

@@ -16,6 +16,9 @@ class CoreError(Exception):
     code: str
     http_status: int
 
+def crc32c(data: bytes) -> int:
+    """Heavy, any thread: the checksum of TensorFlow's record files, unmasked."""
+
 class TensorSpec:
     """One input or output of a signature. ``shape`` has -1 for free dimensions, batch dimension included."""
 
@@ -160,6 +163,7 @@ class ServableOptions(TypedDict, total=False):
     execution: Literal["auto", "inline", "threads"]  # ("auto")
     instances: int  # (0 = chosen for the device) batches in flight at once
     max_batch_size: int  # (-1 = infer: batched if the model allows it) 0 = never batched, n = limit in rows
+    max_batch_size_if_batchable: int  # (0 = a default) the limit where max_batch_size is -1
     max_queue_delay_us: int  # (0)
     preferred_batch_sizes: list[int]  # ([])
     max_queue_size: int  # (0 = the engine's default limit) requests
@@ -173,6 +177,7 @@ class ServableOptions(TypedDict, total=False):
     memory_arena: bool  # (True)
     memory_pattern: bool  # (True)
     warmup: bool  # (True) run zero-filled batches before the servable is returned
+    warmup_rows: list[int]  # ([]) their sizes, besides 1, the preferred ones and the limit
     labels: dict[str, list[str]]  # ({}) class labels by output name
 
 class Servable:
@@ -232,6 +237,7 @@ class Engine:
         request_timeout_us: int = ...,
         inline_threshold_us: int = ...,
         busy_poll_us: int = ...,
+        load_niceness: int = ...,
         grpc_compression_level: int = ...,
         shared_memory_regions: int = ...,
         shared_memory_bytes: int = ...,
@@ -240,6 +246,7 @@ class Engine:
         """``body_bytes``: largest request body or gRPC message (and its inflated form). ``decoded_bytes``:
         tensors decoded from one request. ``queue_size``: default limit of waiting requests per servable.
         ``request_timeout_us``: TensorFlow Serving's REST timeout, 0 = none.
+        ``load_niceness``: how far loads and warm-ups stand back behind serving, 0 to 19.
         ``grpc_compression_level``: zlib's, for gRPC clients that accept compressed answers; 0 = never.
         ``shared_memory_regions``, ``shared_memory_bytes``: what clients may register; 0 regions = nothing.
         ``gpu_pool_bytes``: tensor memory on each GPU, 0 = what it has.
@@ -253,6 +260,9 @@ class Engine:
     def providers(self) -> list[str]: ...
     def load(self, name: str, version: int, path: str, options: ServableOptions) -> Servable:
         """Heavy, any thread: loads and warms up. Raises CoreError."""
+    def warm_up(self, servable: Servable, predict_request: bytes, runs: int) -> None:
+        """Heavy, any thread, before ``servable`` is in the routes: runs a serialized PredictRequest, whatever
+        model it names. Raises CoreError."""
     def reconfigure(self, servable: Servable, options: ServableOptions) -> Servable:
         """Heavy, any thread: another servable over the same weights, batched as ``options`` say; what they
         say about the runtime is not looked at. Close both. Raises CoreError, FAILED_PRECONDITION if

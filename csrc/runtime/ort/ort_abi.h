@@ -72,6 +72,12 @@ enum LogSeverity : int { kVerbose = 0, kInfo = 1, kWarning = 2, kErrorSeverity =
 enum AllocatorKind : int { kDeviceAllocator = 0, kArenaAllocator = 1 };
 enum MemoryKind : int { kDefaultMemory = 0 };
 
+// A thread of the runtime's, as we start it.
+struct Thread;
+using ThreadMain = void (*)(void* parameter);
+using ThreadStart = Thread* (*)(void* argument, ThreadMain, void* parameter);
+using ThreadJoin = void (*)(Thread*);
+
 using LogFunction = void (*)(void* parameter, int severity, const char* category,
                              const char* log_id, const char* code_location, const char* message);
 
@@ -143,6 +149,9 @@ using LogFunction = void (*)(void* parameter, int severity, const char* category
     int first_chunk_bytes, int dead_bytes, ArenaConfig**)                                          \
   X(157, release_arena_config, void, ArenaConfig*)                                                 \
   X(165, add_run_config, Error*, RunOptions*, const char* key, const char* value)                  \
+  X(196, set_thread_start, Error*, SessionOptions*, ThreadStart)                                   \
+  X(197, set_thread_start_argument, Error*, SessionOptions*, void*)                                \
+  X(198, set_thread_join, Error*, SessionOptions*, ThreadJoin)                                     \
   X(204, append_cuda, Error*, SessionOptions*, const CudaOptions*)                                 \
   X(205, create_cuda_options, Error*, CudaOptions**)                                               \
   X(206, update_cuda_options, Error*, CudaOptions*, const char* const* keys,                       \

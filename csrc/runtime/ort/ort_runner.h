@@ -51,6 +51,9 @@ struct OrtOptions {
   // A run whose output is larger than this is answered with RESOURCE_EXHAUSTED: what a model makes
   // of a client's numbers (Expand, Tile, NonZero) must have a limit.
   std::size_t max_output_bytes = std::size_t{2} << 30;
+  // How far loading stands back behind serving (see QuietWork); 0 = not at all. The session's own
+  // threads do not: they serve later.
+  int load_niceness = 0;
   // Where outputs whose shape follows from the inputs, and what must be copied, lie. Host memory;
   // required; must outlive the runner and every output.
   Pool* pool = nullptr;

@@ -3,6 +3,9 @@
 #include <malloc.h>
 #include <sys/stat.h>
 
+#include <exception>
+#include <thread>
+
 #include "runtime/ort/external_data.h"
 #include "runtime/ort/ort_executor.h"
 #include "runtime/ort/ort_signature.h"
@@ -64,6 +67,34 @@ Status create_session(const Library& library, const std::string& path,
       Phase::kLoad);
 }
 
+// The session's threads outlive its loading: they are started outside of the quiet work, whose
+// priority they would inherit for good.
+abi::Thread* start_thread(void* quiet, abi::ThreadMain main, void* parameter) {
+  std::thread* thread = nullptr;
+  static_cast<QuietWork*>(quiet)->outside([&] {
+    try {
+      thread = new std::thread(main, parameter);
+    } catch (const std::exception&) {
+      // ONNX Runtime reports the missing thread.
+    }
+  });
+  return reinterpret_cast<abi::Thread*>(thread);
+}
+
+void join_thread(abi::Thread* handle) {
+  const std::unique_ptr<std::thread> thread(reinterpret_cast<std::thread*>(handle));
+  thread->join();
+}
+
+Status start_threads_outside(const Library& library, QuietWork& quiet,
+                             abi::SessionOptions* options) {
+  const abi::Functions& api = library.api();
+  const auto take = [&](abi::Error* error) { return library.take(error, Phase::kLoad); };
+  SERVOLLEY_TRY(take(api.set_thread_start(options, &start_thread)));
+  SERVOLLEY_TRY(take(api.set_thread_start_argument(options, &quiet)));
+  return take(api.set_thread_join(options, &join_thread));
+}
+
 class OrtRunner final : public Runner {
  public:
   explicit OrtRunner(std::shared_ptr<const LoadedModel> model) : model_(std::move(model)) {}
@@ -93,9 +124,14 @@ Result<std::shared_ptr<const LoadedModel>> LoadedModel::load(std::shared_ptr<Lib
   SERVOLLEY_TRY(lib.take(api.create_session_options(&raw_options), Phase::kLoad));
   const auto session_options = own(raw_options, api.release_session_options);
   SERVOLLEY_TRY(configure(lib, options, raw_options));
+  if (options.load_niceness > 0) {
+    SERVOLLEY_TRY(start_threads_outside(lib, model->quiet_, raw_options));
+  }
 
   abi::Session* raw_session = nullptr;
-  SERVOLLEY_TRY(create_session(lib, path, raw_options, &raw_session));
+  Status status;
+  model->quiet_.run([&] { status = create_session(lib, path, raw_options, &raw_session); });
+  SERVOLLEY_TRY(std::move(status));
   model->session_ = own(raw_session, api.release_session);
   auto signature = read_signature(lib, raw_session);
   if (!signature) return std::move(signature).error();

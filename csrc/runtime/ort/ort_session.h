@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "base/quiet_work.h"
 #include "runtime/ort/ort_library.h"
 #include "tensor/signature.h"
 
@@ -26,10 +27,11 @@ class LoadedModel {
 
  private:
   LoadedModel(std::shared_ptr<Library> library, const OrtOptions& options)
-      : library_(std::move(library)), options_(options) {}
+      : library_(std::move(library)), options_(options), quiet_(options.load_niceness) {}
 
   const std::shared_ptr<Library> library_;
   const OrtOptions options_;
+  QuietWork quiet_;  // the session's threads are started through it
   Handle<abi::Session> session_;
   Signature signature_;
 };

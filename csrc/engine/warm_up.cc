@@ -1,0 +1,138 @@
+// What a servable runs before the first request: batches of zeros of every size that matters, and
+// requests that somebody has declared.
+
+#include <algorithm>
+#include <cstring>
+
+#include "codec/tfs_proto.h"
+#include "engine/request.h"
+#include "engine/servable.h"
+
+namespace servolley::engine {
+namespace {
+
+// One row is run a few times, because the best of them decides where the model runs.
+constexpr int kRuns = 7;
+constexpr Duration kRunsBudget = std::chrono::seconds(1);
+// What larger batches may take, as one row's time lets expect: they are the first to be left out.
+constexpr Duration kSizesBudget = std::chrono::seconds(3);
+
+// Keeps what a warm-up run finishes away from the loop.
+class WarmUpSink final : public BatchSink {
+ public:
+  explicit WarmUpSink(BatchPool& pool) : pool_(pool) {}
+  void finished(std::unique_ptr<Batch> batch) override {
+    status = batch->status;
+    pool_.release(std::move(batch));
+  }
+  Status status;
+
+ private:
+  BatchPool& pool_;
+};
+
+}  // namespace
+
+Status Servable::make_zeros(std::int64_t rows, Request& request) const {
+  for (const TensorSpec& spec : signature_.inputs) {
+    codec::InputTensor input;
+    input.view.dtype = spec.dtype;
+    for (std::size_t i = 0; i < spec.shape.rank(); ++i) {
+      const bool batch_dim = i == 0 && signature_.batched;
+      input.view.shape.push_back(batch_dim ? rows : std::max<std::int64_t>(spec.shape[i], 1));
+      if (spec.shape[i] == 0) input.view.shape[i] = 0;
+    }
+    // A BYTES element of no length is four zero bytes, the size of an FP32.
+    const DType sized = spec.dtype == DType::kBytes ? DType::kFp32 : spec.dtype;
+    const auto bytes = input.view.shape.byte_count(sized);
+    if (!bytes) return invalid_argument("input '" + spec.name + "' is too large to warm up");
+    auto buffer = context_.pool.allocate(*bytes);
+    if (!buffer) return std::move(buffer).error();
+    std::fill_n(buffer->data(), *bytes, std::byte{0});
+    input.view.data = buffer->data();
+    input.view.bytes = *bytes;
+    input.owner = std::move(*buffer);
+    request.infer.inputs.push_back(std::move(input));
+  }
+  prepare_for_batching(request, signature_.batched);
+  return {};
+}
+
+Result<Duration> Servable::run_once(Request& request) {
+  auto batch = context_.batches.acquire();
+  batch->items.push_back(&request);
+  WarmUpSink sink(context_.batches);
+  loop_runner_->run(std::move(batch), sink);
+  if (!sink.status.ok()) return sink.status;
+  return loop_runner_->last_run();
+}
+
+Result<Duration> Servable::run_zeros(std::int64_t rows) {
+  Request request;
+  SERVOLLEY_TRY(make_zeros(rows, request));
+  return run_once(request);
+}
+
+std::vector<std::uint32_t> Servable::warm_up_sizes() const {
+  if (!signature_.batched) return {};
+  const auto limit = static_cast<std::uint32_t>(max_batch_size_);
+  std::vector<std::uint32_t> sizes = options_.preferred_batch_sizes;
+  sizes.insert(sizes.end(), options_.warmup_rows.begin(), options_.warmup_rows.end());
+  sizes.push_back(limit);
+  std::erase_if(sizes, [&](std::uint32_t rows) { return rows < 2 || rows > limit; });
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  return sizes;
+}
+
+void Servable::warm_up() {
+  // Free dimensions are guessed as 1 and contents as zero, which not every model accepts: a failure
+  // here says nothing about real requests, it only leaves the servable unmeasured.
+  const TimePoint start = Clock::now();
+  Duration best = Duration::max();
+  for (int i = 0; i < kRuns && Clock::now() - start < kRunsBudget; ++i) {
+    const auto took = run_zeros(1);
+    if (!took) return;
+    best = std::min(best, *took);
+  }
+  const TimePoint sizes_start = Clock::now();
+  for (const std::uint32_t rows : warm_up_sizes()) {
+    if (Clock::now() - sizes_start + best * rows > kSizesBudget) break;
+    if (!run_zeros(rows)) break;
+  }
+  mean_run_ns_.store(to_ns(best));
+  if (options_.execution == Execution::kAuto && options_.max_queue_delay_us == 0) {
+    inline_.store(best < std::chrono::microseconds(options_.inline_threshold_us));
+  }
+}
+
+Status Servable::warm_up_with(std::span<const std::byte> predict_request, int runs,
+                              std::size_t decoded_bytes_limit) {
+  if (!loop_runner_) return {Code::kUnimplemented, "requests for warm-up are not run on devices"};
+  const codec::DecodeContext context{.signature = signature_,
+                                     .model = name_,
+                                     .pool = context_.pool,
+                                     .decoded_bytes_limit = decoded_bytes_limit};
+  Request request;
+  SERVOLLEY_TRY(codec::decode_tfs_proto(predict_request, context, request.infer));
+  for (codec::InputTensor& input : request.infer.inputs) {
+    // What lies in the message lies anywhere in it, and a model wants its tensors aligned.
+    if (input.owner || input.view.bytes == 0) continue;
+    auto buffer = context_.pool.allocate(input.view.bytes);
+    if (!buffer) return std::move(buffer).error();
+    std::memcpy(buffer->data(), input.view.data, input.view.bytes);
+    input.view.data = buffer->data();
+    input.owner = std::move(*buffer);
+  }
+  prepare_for_batching(request, signature_.batched);
+  Status status;
+  quiet_.run([&] {
+    for (int i = 0; i < runs && status.ok(); ++i) {
+      const auto took = run_once(request);
+      if (!took) status = took.error();
+    }
+  });
+  return status;
+}
+
+}  // namespace servolley::engine
