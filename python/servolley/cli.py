@@ -76,6 +76,15 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="SECONDS",
         help="between readings of that file (0 = it is read once)",
     )
+    add(
+        "--batching_parameters_file",
+        metavar="FILE",
+        help="TensorFlow Serving's, for models that say nothing about batching; needs --enable_batching",
+    )
+    add(
+        "--enable_batching", **_switch, help="false: such models run one request at a time (they are batched)"
+    )
+    add("--monitoring_config_file", metavar="FILE", help="TensorFlow Serving's: one more path for metrics")
     add("--config", metavar="FILE", help="server settings (servolley.toml); flags win over it")
     add("--name", "--model_name", help="the model's name, where PATH is one model")
     add("--host", "--http-address", help="address to listen on (0.0.0.0)")
@@ -164,6 +173,13 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="models loading at once (4)",
     )
+    add("--enable_model_warmup", **_switch, help="run requests that are declared for a model first (true)")
+    add(
+        "--num_request_iterations_for_warmup",
+        type=int,
+        metavar="N",
+        help="how often each request of a recorded warm-up is run (1)",
+    )
     add(
         "--load-retries",
         "--model-load-retry-count",
@@ -212,8 +228,13 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "poll_interval_s": None if interval is None else max(0.0, interval),  # "-1": never, too
             "model_config_file": parsed.model_config_file,
             "model_config_poll_interval_s": parsed.model_config_file_poll_wait_seconds,
+            "batching_parameters_file": parsed.batching_parameters_file,
+            "enable_batching": _is_on(parsed.enable_batching),
             "load_threads": parsed.load_threads,
             "load_retries": parsed.load_retries,
+            "warmup": _is_on(parsed.enable_model_warmup),
+            # 0 is TensorFlow Serving's word for once.
+            "warmup_iterations": parsed.num_request_iterations_for_warmup or None,
             "load_models": parsed.load_model,
             "exit_on_error": _is_on(parsed.exit_on_error),
             "strict_readiness": _is_on(parsed.strict_readiness),
@@ -226,6 +247,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "grpc_compression": parsed.grpc_compression,
             "unix_socket": parsed.unix_socket,
             "metrics_port": parsed.metrics_port,
+            "monitoring_config_file": parsed.monitoring_config_file,
             "reuse_port": _is_on(parsed.reuse_port),
             "max_connections": parsed.max_connections,
         },
@@ -257,6 +279,8 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
         raise ConfigError("give PATH: a model repository, one model's directory, or a model file")
     if settings.trace.level != "OFF" and settings.trace.file is None:
         raise ConfigError("traces need a file: --trace-file")
+    if settings.repository.batching_parameters_file and not settings.repository.enable_batching:
+        raise ConfigError("--batching_parameters_file needs --enable_batching")
     tls = settings.tls
     if (tls.cert is None) != (tls.key is None):
         raise ConfigError("TLS needs both a certificate and its key: --tls-cert and --tls-key")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from servolley import _core
+from servolley.config.strict import ConfigError
 from servolley.front import listeners
 from servolley.front.context import ServerContext
 from servolley.front.driver import Driver
@@ -27,6 +28,7 @@ from servolley.front.router import Router
 from servolley.front.shared_memory import SharedMemory
 from servolley.front.tfs_routes import TfsRoutes
 from servolley.front.traffic_routes import TrafficRoutes
+from servolley.front.warm_up import WarmUp
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
@@ -35,11 +37,14 @@ from servolley.repository.discovery import Poller
 from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
+from servolley.repository.model_list import ReplaceableSource
+from servolley.repository.reload import ReloadControl
 from servolley.repository.traffic_control import TrafficControl
+from servolley.sources import Sources, override
 
 if TYPE_CHECKING:
-    from servolley.config.model import ModelConfig
-    from servolley.config.settings import Repository as RepositorySettings
+    from collections.abc import Mapping
+
     from servolley.config.settings import ServerSettings
     from servolley.front.tls_door import TlsDoor
     from servolley.mirror.repository import RemoteRepository
@@ -63,12 +68,16 @@ def serve(settings: "ServerSettings") -> int:
 
     Raises StartError, RuntimeNotFoundError and RepositoryError.
     """
+    try:
+        sources = Sources(settings)
+    except ConfigError as error:
+        raise StartError(str(error)) from error
     remote = _remote(settings)
-    source = _source(settings.repository) if remote is None else Scanner(remote.folder, None, _triton_message)
+    source = sources.first() if remote is None else sources.repository(remote.folder)
     found = source.look() if remote is None else {}
     engine = _make_engine(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Server(settings, engine, source, found, remote).run())
+        return runner.run(Server(settings, engine, sources, source, found, remote).run())
 
 
 def _remote(settings: "ServerSettings") -> "RemoteRepository | None":
@@ -78,32 +87,6 @@ def _remote(settings: "ServerSettings") -> "RemoteRepository | None":
     from servolley.mirror.repository import RemoteRepository
 
     return RemoteRepository(settings.remote, settings.repository)
-
-
-def _source(repository: "RepositorySettings") -> "Scanner | ConfigFile":
-    if repository.model_config_file is not None:
-        from servolley.repository.config_file import ConfigFile
-
-        file, interval_s = Path(repository.model_config_file), repository.model_config_poll_interval_s
-        return ConfigFile(file, _tfserving_message, _triton_message, interval_s)
-    if repository.path is None:
-        raise RepositoryError("no model repository given")
-    return Scanner(Path(repository.path), repository.name, _triton_message)
-
-
-def _tfserving_message() -> Any:
-    from servolley.config import tfserving
-    from servolley.front.grpc.messages import Messages
-
-    return Messages.built().message(tfserving.MESSAGE)()
-
-
-def _triton_message() -> Any:
-    """An empty ModelConfig of Triton's. Only who has one to read pays for protobuf."""
-    from servolley.config import triton
-    from servolley.front.grpc.messages import Messages
-
-    return Messages.built().message(triton.MESSAGE)()
 
 
 def _make_engine(settings: "ServerSettings") -> _core.Engine:
@@ -124,20 +107,11 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
             ort_library=find_ort_library(settings.engine.ort_library),
             body_bytes=limits.max_body_size,
             request_timeout_us=limits.request_timeout_ms * 1000,
+            load_niceness=settings.repository.load_niceness,
             **{key: value for key, value in optional.items() if value is not None},
         )
     except _core.CoreError as error:
         raise StartError(str(error)) from error
-
-
-def _override(name: str, text: str) -> "ModelConfig":
-    """A load's configuration in Triton's JSON. Raises ConfigError."""
-    from servolley.config import triton
-
-    config, remarks = triton.parse_json(text, _triton_message(), name)
-    for remark in remarks:
-        _log.warning("config of a load %s", remark, extra={"fields": {"model": name}})
-    return config
 
 
 class Server:
@@ -147,18 +121,24 @@ class Server:
         self,
         settings: "ServerSettings",
         engine: _core.Engine,
+        sources: Sources,
         source: "Scanner | ConfigFile",
-        found: "dict[str, ModelOnDisk]",
+        found: "Mapping[str, ModelOnDisk]",
         remote: "RemoteRepository | None" = None,
     ) -> None:
         """``remote``: where what is to be found has to be copied from first."""
         self._settings = settings
         self._engine = engine
+        self._sources = sources
         self._source = source
+        repository = settings.repository
+        listed = repository.model_config_file is not None
+        self._served = ReplaceableSource(source, repository.model_config_poll_interval_s if listed else 0.0)
         self._found = found
         self._remote = remote
         self._wanted = self._wanted_at_start() if remote is None else {}
         self._polling: list[asyncio.Task[None]] = []
+        self._poller: Poller | None = None
         self._tls: TlsDoor | None = None
         self._token: AdminToken | None = None
         self._rereading: set[asyncio.Future[None]] = set()
@@ -175,7 +155,7 @@ class Server:
                 "fewer connections than configured: the file limit", extra={"fields": {"limit": limit}}
             )
         self._driver = Driver(self._engine, loop, limit)
-        self._manager = Manager(self._engine, self._settings.repository, loop)
+        self._manager = Manager(self._engine, self._settings.repository, loop, self._warm_up())
         self._traffic = TrafficControl(self._manager)
         self._context = ServerContext(
             _core.__version__,
@@ -185,11 +165,16 @@ class Server:
         if self._settings.repository.control_mode == "explicit" and isinstance(self._source, Scanner):
             from servolley.repository.explicit import ExplicitControl
 
-            self._context.control = ExplicitControl(self._manager, self._source, _override)
+            limit = self._settings.repository.max_override_size
+            self._context.control = ExplicitControl(self._manager, self._source, override, limit)
             if self._remote is not None:
                 from servolley.mirror.repository import RemoteControl
 
                 self._context.control = RemoteControl(self._remote, self._context.control)
+        else:
+            self._context.reload = ReloadControl(
+                self._manager, self._served, self._sources.scanner, self._adopt
+            )
         self._context.choose_version = self._engine.choose_version
         self._context.inner = InnerCalls(self._engine, self._driver)
         self._context.examples = ExampleCalls(
@@ -237,8 +222,14 @@ class Server:
         start = TraceSettings(trace.level != "OFF", trace.rate, trace.count, trace.log_frequency)
         return Tracing(self._engine, file, trace.max_size, start)
 
+    def _warm_up(self) -> WarmUp | None:
+        repository = self._settings.repository
+        if not repository.warmup:
+            return None
+        return WarmUp(self._engine, built_messages, repository.warmup_iterations)
+
     def _entrances(self) -> Entrances:
-        metrics = MetricsRoutes(self._engine, self._manager, _core.__version__)
+        metrics = MetricsRoutes(self._engine, self._manager, _core.__version__, self._sources.metrics_path)
         everything, only_metrics = Router(), Router()
         OipRoutes(self._context).register(everything)
         LabelRoutes(self._context).register(everything)
@@ -273,13 +264,20 @@ class Server:
     def _poll(self) -> None:
         repository = self._settings.repository
         if repository.control_mode == "poll" and repository.poll_interval_s > 0:
-            watch = FolderWatch.open(self._source.folders) if repository.watch else None
-            poller = Poller(self._source, self._found, repository.poll_interval_s, self._manager.apply, watch)
-            self._polling.append(asyncio.create_task(poller.run()))
+            watch = FolderWatch.open(self._served.folders) if repository.watch else None
+            self._poller = Poller(
+                self._served, self._found, repository.poll_interval_s, self._manager.apply, watch
+            )
+            self._polling.append(asyncio.create_task(self._poller.run()))
             if self._remote is not None and self._settings.remote.poll_interval_s > 0:
-                self._polling.append(asyncio.create_task(self._remote.watch(poller.nudge)))
+                self._polling.append(asyncio.create_task(self._remote.watch(self._poller.nudge)))
 
-    def _wanted_at_start(self) -> "dict[str, ModelOnDisk]":
+    def _adopt(self, models: "Mapping[str, ModelOnDisk]") -> None:
+        self._found = models
+        if self._poller is not None:
+            self._poller.adopt(models)
+
+    def _wanted_at_start(self) -> "Mapping[str, ModelOnDisk]":
         """Raises StartError."""
         repository = self._settings.repository
         if not self._found:
@@ -363,6 +361,8 @@ class Server:
         for polling in self._polling:
             polling.cancel()
         self._context.control.close()
+        if self._context.reload is not None:
+            self._context.reload.close()
         self._doors.close()
         if self._tls is not None:
             await self._tls.close()

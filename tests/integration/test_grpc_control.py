@@ -290,8 +290,9 @@ def test_model_metadata_is_that_of_rest(reflected: Reflected, server: Server) ->
         reflected.call(service, "GetModelMetadata", request | {"model_spec": {"name": "nobody"}})
 
 
-def test_what_is_not_built_says_so(reflected: Reflected) -> None:
-    with refusal(grpc.StatusCode.UNIMPLEMENTED, "does not support"):
+def test_a_reload_without_a_list_changes_nothing(reflected: Reflected) -> None:
+    """What one with a list does, test_reload_config.py says."""
+    with refusal(grpc.StatusCode.INVALID_ARGUMENT, "tensorflow.serving.ModelServerConfig"):
         reflected.call("tensorflow.serving.ModelService", "HandleReloadConfigRequest", {})
 
 

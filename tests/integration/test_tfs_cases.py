@@ -32,8 +32,8 @@ DELIBERATELY_DIFFERENT: dict[str, tuple[int, str, str]] = {
     "RN19": (405, "Method Not Allowed", "a known path with the wrong verb is 405 with Allow, not 400"),
 }
 
-#: Groups whose subject has no route of its own to be asked on: tests/unit/test_examples.py asks it.
-ELSEWHERE = {"classify_encode", "regress_encode"}
+#: Group -> the verb whose answers it is about, and the output that a model of constants answers with.
+ON_EXAMPLES = {"classify_encode": ("classify", "scores"), "regress_encode": ("regress", "outputs")}
 
 ELEMENTS = {
     "DT_FLOAT": TensorProto.FLOAT,
@@ -90,6 +90,11 @@ def tfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         models.save_repository(root, {identifier: echo(CASES[identifier]["sig"])})
     for identifier in group("predict_encode"):
         models.save_repository(root, {identifier: constants(CASES[identifier]["outputs"])})
+    for name, (_, output) in ON_EXAMPLES.items():
+        for identifier in group(name):
+            values = CASES[identifier]["value"]
+            tensor = {"dtype": "DT_FLOAT", "shape": [len(values)], "values": values}
+            models.save_repository(root, {identifier: constants({output: tensor})})
     half_plus_two = models.half_plus_two()
     models.save_repository(root, {"m": half_plus_two, "n": {98: half_plus_two, 99: half_plus_two}})
     models.save_repository(root, {"foo": half_plus_two})
@@ -122,9 +127,8 @@ def test_the_case_file_is_covered() -> None:
     groups = {case["group"] for case in CASES.values()}
     assert (
         groups
-        == {"predict_decode", "predict_encode", "route", "error_encode"}
-        | {"classify_regress_decode"}
-        | ELSEWHERE
+        == {"predict_decode", "predict_encode", "route", "error_encode", "classify_regress_decode"}
+        | ON_EXAMPLES.keys()
     )
     assert DELIBERATELY_DIFFERENT.keys() <= CASES.keys()
     assert len(CASES) == 65
@@ -211,6 +215,21 @@ def assert_different(answer: Answer, identifier: str) -> None:
         assert answer.error
 
 
+@pytest.mark.parametrize("identifier", [each for name in ON_EXAMPLES for each in group(name)])
+def test_classify_and_regress_encode(tfs: Server, identifier: str) -> None:
+    case = CASES[identifier]
+    verb, _ = ON_EXAMPLES[case["group"]]
+    rows = max(1, len(case["value"]))
+    answer = tfs.post(f"/v1/models/{identifier}:{verb}", {"examples": [{"x": 1.0}] * rows})
+    if "tokens" not in case["expect"]:
+        assert answer.status == 400
+        assert answer.error
+        return
+    assert answer.status == 200, answer
+    tokens = json.loads(answer.body, parse_float=str, parse_int=str, parse_constant=str)
+    assert tokens == {"results": case["expect"]["tokens"]}
+
+
 def test_errors_are_encoded(tfs: Server) -> None:
     """Y06: quotes inside a message are escaped."""
     answer = tfs.predict("P03", {"instances": [{'a"b\\': 1}]})
@@ -218,6 +237,11 @@ def test_errors_are_encoded(tfs: Server) -> None:
     assert answer.error
     label = tfs.post('/v1/models/m/labels/a"b:predict', {"instances": [1.0]})
     assert label.error == 'Unrecognized servable version label: a"b'
+    text = CASES["Y06"]["value"]
+    # The only texts of a client that come back whole: names. The encoding is the same for all.
+    quoted = tfs.post("/v1/models/m/labels/Bad%20key%3A%20%22key%22:predict", {"instances": [1.0]})
+    assert json.loads(quoted.body) == {"error": f"Unrecognized servable version label: {text}"}
+    assert json.dumps(CASES["Y06"]["expect"]["body"]["error"])[1:-1].encode() in quoted.body
 
 
 @pytest.mark.parametrize("verb", ["classify", "regress"])

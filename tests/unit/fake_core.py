@@ -19,6 +19,12 @@ class CoreError(Exception):
     http_status = 500
 
 
+def crc32c(data: bytes) -> int:
+    import tf_records
+
+    return tf_records.crc32c(data)
+
+
 def core_error(code: str, http_status: int, message: str) -> Exception:
     # Imported by name at the point of use, so that it is the real class wherever the extension is built.
     from servolley import _core
@@ -165,6 +171,8 @@ class Engine:
         self.failures: dict[tuple[str, int], Exception] = {}
         self.loads: list[tuple[str, int, dict[str, Any]]] = []
         self.reconfigured: list[tuple[str, int, dict[str, Any]]] = []
+        self.warm_ups: list[tuple[str, int, bytes, int]] = []
+        self.warm_up_failure: Exception | None = None
         self.routes: dict[str, tuple[list[int], int | None, dict[str, int]]] = {}
         self.splits: dict[str, dict[int, int]] = {}
         self.shadows: dict[str, Shadow | None] = {}
@@ -183,6 +191,11 @@ class Engine:
         if (name, version) in self.failures:
             raise self.failures[name, version]
         return Servable(name, version)
+
+    def warm_up(self, servable: Servable, predict_request: bytes, runs: int) -> None:
+        if isinstance(self.warm_up_failure, Exception):
+            raise self.warm_up_failure
+        self.warm_ups.append((servable.name, servable.version, predict_request, runs))
 
     def reconfigure(self, servable: Servable, options: dict[str, Any]) -> Servable:
         assert not servable.closed

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from servolley.repository.control import NoModelControl
+from servolley.status import Code, StatusError
 from unit.grpc_front import HEALTH, MODELS, OIP, PREDICTION, GrpcFront, numbers_as_text, shown
 from unit.routes_front import row
 
@@ -148,14 +149,30 @@ async def test_load_hands_its_parameters_over(front: GrpcFront) -> None:
             )
             for verb in ("Register", "Unregister")
         ),
-        (
-            f"{MODELS}HandleReloadConfigRequest",
-            "this server does not support changes of its configuration",
-        ),
     ],
 )
 async def test_what_is_not_built_says_so(front: GrpcFront, target: str, text: str) -> None:
     assert await front.call(target, {}) == (12, text)
+
+
+async def test_reload_of_the_configuration(front: GrpcFront) -> None:
+    target = f"{MODELS}HandleReloadConfigRequest"
+    code, text = await front.call(target, {})
+    assert (code, "explicit control mode" in text) == (9, True)
+    seen = []
+
+    class Control:
+        async def reload(self, config: Any) -> None:
+            seen.append(config)
+            if not config.model_config_list.config:
+                raise StatusError(Code.UNKNOWN, "no")
+
+    front.context.reload = cast("Any", Control())
+    entry = {"name": "a", "base_path": "/a"}
+    answer = await front.call(target, {"config": {"model_config_list": {"config": [entry]}}})
+    assert (answer.status.error_code, answer.status.error_message) == (0, "")
+    assert seen[0].model_config_list.config[0].base_path == "/a"
+    assert await front.call(target, {"config": {"model_config_list": {}}}) == (2, "no")
 
 
 async def test_log_settings(front: GrpcFront) -> None:

@@ -36,6 +36,7 @@ FRONT_ARROWS: dict[str, set[str]] = {
     "huge_pages": set(),
     "listeners": {"status"},
     "ort_library": set(),
+    "sources": {"config", "front", "repository"},
     "server": {
         "_core",
         "config",
@@ -45,6 +46,7 @@ FRONT_ARROWS: dict[str, set[str]] = {
         "observe",
         "ort_library",
         "repository",
+        "sources",
         "status",
     },
     "client": set(),

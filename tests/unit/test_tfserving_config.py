@@ -11,7 +11,7 @@ from servolley.config.strict import ConfigError
 from servolley.config.tfserving import ServedModel
 from servolley.front.grpc.messages import Messages
 from servolley.repository.config_file import ConfigFile
-from servolley.repository.layout import RepositoryError
+from servolley.repository.layout import RepositoryError, Scanner
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_what_is_read(messages: Messages) -> None:
         ("nonsense", "nonsense"),
         ('config { name: "a" }', "base_path"),
         ('config { name: "a" base_path: "/a" model_platform: "pytorch" }', "pytorch"),
+        (r'config { name: "a" base_path: "/a\000b" }', "no path"),
         ('config { name: "a" base_path: "/a" } config { name: "a" base_path: "/b" }', "two models"),
         ('config { name: "a" base_path: "/a" version_labels { key: "l" value: -1 } }', "'a'"),
         ('config { name: "a" base_path: "/a" logging_config { } }', "logging_config"),
@@ -72,7 +73,7 @@ def test_the_file_is_read_again_when_it_is_time(tmp_path: Path, messages: Messag
         return ConfigFile(
             file,
             lambda: messages.message(tfserving.MESSAGE)(),
-            lambda: messages.message(triton.MESSAGE)(),
+            Scanner(Path(), triton_message=lambda: messages.message(triton.MESSAGE)()),
             interval_s,
             lambda: now,
         )

@@ -13,6 +13,7 @@ import pytest
 from servolley.config import triton
 from servolley.config.model import Batching, ModelConfig, Runtime, Versions
 from servolley.config.strict import ConfigError
+from servolley.config.warm_up import WarmupInput, WarmupRequest
 from servolley.front.grpc.messages import Messages
 from servolley.repository.layout import Scanner
 
@@ -137,14 +138,42 @@ def test_what_has_no_effect_is_said(messages: Messages) -> None:
     _, remarks = parsed(
         messages,
         'metric_tags { key: "a" value: "b" } response_cache { enable: true } '
-        'parameters { key: "unknown" value: { string_value: "1" } } model_warmup { name: "w" }',
+        'parameters { key: "unknown" value: { string_value: "1" } }',
     )
     assert [remark.partition(": ")[2].split(":")[0] for remark in remarks] == [
         "metric_tags",
         "response_cache",
-        "model_warmup",
         "parameters 'unknown'",
     ]
+
+
+def test_warm_up(messages: Messages) -> None:
+    config, remarks = parsed(
+        messages,
+        """model_warmup [ { name: "w" batch_size: 8 count: 2
+             inputs { key: "ids" value: { data_type: TYPE_INT64 dims: [ 128, 2 ] zero_data: true } }
+             inputs { key: "text" value: { data_type: TYPE_STRING dims: 1 input_data_file: "t" } } },
+           { inputs { key: "x" value: { data_type: TYPE_FP32 dims: 3 random_data: true } } } ]""",
+    )
+    assert remarks == []
+    assert config.warmup.requests == [
+        WarmupRequest(
+            name="w",
+            batch_size=8,
+            count=2,
+            inputs={
+                "ids": WarmupInput(shape=[128, 2], datatype="INT64"),
+                "text": WarmupInput(shape=[1], datatype="BYTES", file="warmup/t"),
+            },
+        ),
+        WarmupRequest(inputs={"x": WarmupInput(shape=[3], datatype="FP32", data="random")}),
+    ]
+    for text, word in (
+        ('model_warmup { inputs { key: "x" value: { dims: 1 } } }', "zero_data"),
+        ('model_warmup { inputs { key: "x" value: { dims: -1 zero_data: true } } }', "warmup"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            parsed(messages, text)
 
 
 def put(path: Path, text: str) -> None:

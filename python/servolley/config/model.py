@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from servolley.config.traffic import Canary, Shadow, Traffic, Version, named_versions
+from servolley.config.warm_up import Warmup
 
 if TYPE_CHECKING:
     from servolley._core import ServableOptions
@@ -23,6 +24,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     max_batch_size: rows of one batch; 0 = requests never share a run. Absent: batched with the server's
         default limit if every input and output has a free first dimension, otherwise unbatched.
+    max_batch_size_if_batchable: the same for a model that can be batched; others run one request at a time.
     max_queue_delay_us: how long the oldest request may wait for others. 0 = batch what is there.
     preferred_batch_sizes: rows that are run without waiting any longer, ascending.
     max_queue_size: requests that may wait; above it 503 at once. 0 = the server's default.
@@ -31,6 +33,7 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     max_batch_size: Count | None = None
+    max_batch_size_if_batchable: PositiveCount | None = None
     max_queue_delay_us: Microseconds = 0
     preferred_batch_sizes: list[PositiveCount] = []
     max_queue_size: Count = 0
@@ -41,6 +44,8 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         sizes = self.preferred_batch_sizes
         if sizes != sorted(set(sizes)):
             raise ValueError("preferred_batch_sizes must ascend without repetition")
+        if self.max_batch_size is not None and self.max_batch_size_if_batchable is not None:
+            raise ValueError("give max_batch_size or max_batch_size_if_batchable, not both")
         if self.max_batch_size is not None and sizes and sizes[-1] > self.max_batch_size:
             raise ValueError(f"preferred batch size {sizes[-1]} exceeds max_batch_size {self.max_batch_size}")
 
@@ -144,6 +149,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     traffic: Traffic = Traffic()
     canary: Canary | None = None
     shadow: Shadow | None = None
+    warmup: Warmup = Warmup()
 
     def __post_init__(self) -> None:
         if self.filename in {".", ".."}:
@@ -183,6 +189,7 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
         "execution": runtime.execution,
         "instances": runtime.instances,
         "max_batch_size": -1 if batching.max_batch_size is None else batching.max_batch_size,
+        "max_batch_size_if_batchable": batching.max_batch_size_if_batchable or 0,
         "max_queue_delay_us": batching.max_queue_delay_us,
         "preferred_batch_sizes": list(batching.preferred_batch_sizes),
         "max_queue_size": batching.max_queue_size,
@@ -196,5 +203,6 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
         "memory_arena": runtime.memory_arena,
         "memory_pattern": runtime.memory_pattern,
         "warmup": runtime.warmup,
+        "warmup_rows": list(config.warmup.batch_sizes),
         "labels": labels,
     }

@@ -25,10 +25,17 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     watch: between the looks the kernel tells of changes, where the file system is a local one (inotify).
     model_config_file: TensorFlow Serving's list of models, instead of path; read again every
         model_config_poll_interval_s (0 = never).
+    batching_parameters_file: TensorFlow Serving's, for models that say nothing about batching themselves.
+    enable_batching: its switch. false: such models run one request at a time.
     exit_on_error: a model that cannot be loaded at start ends the server with exit code 1.
     strict_readiness: ready only while every model of the start, and every one that has been available since,
         has an available version; else as soon as loading is over.
+    warmup: run the requests that are declared or recorded for a model before a version is available.
+    warmup_iterations: how often each recorded one is run.
+    max_override_size: bytes of the files that came with loads over the repository API, as long as they are
+        needed.
     load_threads: models loading at once.
+    load_niceness: how far loading and warming up stand back behind serving, 0 to 19.
     load_retries, load_retry_interval_s: a failed version is tried again that often; the interval doubles each
         time, up to five minutes.
     """
@@ -41,9 +48,15 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     load_models: list[str] = []
     model_config_file: str | None = None
     model_config_poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
+    batching_parameters_file: str | None = None
+    enable_batching: bool | None = None
     exit_on_error: bool = False
     strict_readiness: bool = True
+    max_override_size: ByteSize = ByteSize(4 << 30)
+    warmup: bool = True
+    warmup_iterations: Annotated[int, Meta(ge=1, le=1000)] = 1
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
+    load_niceness: Annotated[int, Meta(ge=0, le=19)] = 10
     load_retries: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
     load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 5.0
 
@@ -75,6 +88,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         before deflate). It costs the loop more than it saves on a fast network.
     unix_socket: a UNIX socket path to listen on as well.
     metrics_port: a second TCP port with nothing but /metrics on it.
+    monitoring_config_file: TensorFlow Serving's, with one more path for /metrics.
     reuse_port: let several servers share the port (SO_REUSEPORT).
     backlog: connections that the kernel may hold before they are accepted.
     max_connections: above it new connections get 503; lowered where the process may not open as many files.
@@ -86,6 +100,7 @@ class Http(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     grpc_compression: CompressionLevel = "none"
     unix_socket: Annotated[str, Meta(min_length=1)] | None = None
     metrics_port: Port | None = None
+    monitoring_config_file: str | None = None
     reuse_port: bool = False
     backlog: Annotated[int, Meta(ge=1, le=65535)] = 2048
     max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000

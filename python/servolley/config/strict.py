@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -61,20 +62,29 @@ def _unknown_keys(document: dict[str, Any], struct: type[msgspec.Struct], prefix
             close = difflib.get_close_matches(key, fields, n=1)
             hint = f", did you mean '{close[0]}'?" if close else f" (known: {', '.join(sorted(fields))})"
             complaints.append(f"unknown key '{prefix}{key}'{hint}")
-        elif isinstance(value, dict) and (inner := _struct_in(field.type)) is not None:
-            # A table of tables has names of its own; what they hold has keys.
-            tables = value if get_origin(field.type) is dict else {"": value}
-            for name, table in tables.items():
+        elif (inner := _struct_in(field.type)) is not None:
+            for name, table in _tables(value, field.type):
                 if isinstance(table, dict):
                     below = f"{prefix}{key}.{name}." if name else f"{prefix}{key}."
                     complaints += _unknown_keys(table, inner, prefix=below)
     return complaints
 
 
+def _tables(value: object, annotation: Any) -> Iterable[tuple[str, object]]:
+    # A table of tables has names of its own, an array of them numbers; what they hold has keys.
+    if isinstance(value, list):
+        return ((str(number), table) for number, table in enumerate(value))
+    if isinstance(value, dict):
+        return value.items() if get_origin(annotation) is dict else [("", value)]
+    return []
+
+
 def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
-            return candidate
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return annotation
+    for candidate in get_args(annotation):
+        if (found := _struct_in(candidate)) is not None:
+            return found
     return None
 
 

@@ -26,13 +26,18 @@ class ServedModel:
 
 def parse_text(text: str, message: Any) -> list[ServedModel]:
     """``message``: an empty ModelServerConfig. Raises ConfigError naming it."""
+    parse_message(text, message, MESSAGE)
+    return served_models(message)
+
+
+def parse_message(text: str, message: Any, name: str) -> None:
+    """Text into ``message``, which is empty. Raises ConfigError with its ``name``."""
     from google.protobuf import text_format
 
     try:
         text_format.Parse(text, message, descriptor_pool=message.DESCRIPTOR.file.pool)
     except (text_format.ParseError, RecursionError) as error:
-        raise ConfigError(f"not a {MESSAGE}: {error}") from error
-    return served_models(message)
+        raise ConfigError(f"not a {name}: {error}") from error
 
 
 def served_models(message: Any) -> list[ServedModel]:
@@ -45,6 +50,8 @@ def served_models(message: Any) -> list[ServedModel]:
             raise ConfigError(f"{MESSAGE}: two models are called '{entry.name}'")
         if not entry.base_path:
             raise ConfigError(f"{MESSAGE}: model '{entry.name}' has no base_path")
+        if "\0" in entry.base_path:
+            raise ConfigError(f"{MESSAGE}: the base_path of model '{entry.name}' is no path")
         if entry.model_platform not in _PLATFORMS:
             raise ConfigError(f"{MESSAGE}: model_platform '{entry.model_platform}' is not supported")
         models[entry.name] = ServedModel(entry.name, entry.base_path, _versions(entry))

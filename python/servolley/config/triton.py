@@ -69,6 +69,7 @@ def model_config(message: Any, name: str) -> tuple[ModelConfig, list[str]]:
         "runtime": _runtime(message),
         "versions": _versions(message),
         "class_labels": {each.name: each.label_filename for each in message.output if each.label_filename},
+        "warmup": {"requests": [_warm_up(each) for each in message.model_warmup]},
     }
     if message.default_model_filename:
         document["filename"] = message.default_model_filename
@@ -159,6 +160,31 @@ def _runtime(message: Any) -> dict[str, Any]:
     return runtime
 
 
+def _warm_up(given: Any) -> dict[str, Any]:
+    return {
+        "name": given.name,
+        "batch_size": given.batch_size or 1,
+        "count": given.count or 1,
+        "inputs": {name: _warm_up_input(name, each) for name, each in given.inputs.items()},
+    }
+
+
+def _warm_up_input(name: str, given: Any) -> dict[str, Any]:
+    choice = given.WhichOneof("input_data_type")
+    if choice is None:
+        raise ConfigError(f"model_warmup: input '{name}' needs zero_data, random_data or input_data_file")
+    kind = type(given).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[given.data_type].name
+    tensor: dict[str, Any] = {
+        "shape": list(given.dims),
+        "datatype": "BYTES" if kind == "TYPE_STRING" else kind.removeprefix("TYPE_"),
+    }
+    if choice == "input_data_file":
+        tensor["file"] = f"warmup/{given.input_data_file}"
+    elif choice == "random_data":
+        tensor["data"] = "random"
+    return tensor
+
+
 def _placement(groups: Any) -> tuple[str, int]:
     """The device, and how many instances on it."""
     devices: set[str] = set()
@@ -182,7 +208,6 @@ def _remarks(message: Any) -> list[str]:
         "response_cache": message.response_cache.enable,
         "rate_limiter": any(group.HasField("rate_limiter") for group in message.instance_group),
         "preserve_ordering": message.dynamic_batching.preserve_ordering,
-        "model_warmup: zero-filled batches are run instead": bool(message.model_warmup),
         "runtime": bool(message.runtime),
     }
     remarks = [f"has no effect: {field}" for field, is_given in given.items() if is_given]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from servolley.observe.tracing import Tracing
     from servolley.repository.manager import Manager
     from servolley.repository.records import ModelRecord
+    from servolley.repository.reload import ReloadControl
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class ServerContext:
     """One server's state, as the routes see it. ``draining``: on its way down. ``shared_memory``: None where
     clients may not register any. ``inner``: inference for control routes. ``examples``: those that need it.
     ``tracing``: None until the engine runs. ``log_gate``: which levels are logged.
+    ``reload``: TensorFlow Serving's; None where the repository API decides what is loaded.
     ``choose_version``: see the core's Engine.
     """
 
@@ -35,6 +37,7 @@ class ServerContext:
     examples: "ExampleCalls | None" = None
     tracing: "Tracing | None" = None
     log_gate: LevelGate = field(default_factory=level_gate)
+    reload: "ReloadControl | None" = None
     choose_version: "Callable[[str], int | None] | None" = None
     draining: bool = False
 

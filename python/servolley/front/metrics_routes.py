@@ -1,5 +1,6 @@
 """/metrics, under its own name and under TensorFlow Serving's."""
 
+import re
 from typing import TYPE_CHECKING
 
 from servolley.front.calls import Call, Reply
@@ -14,15 +15,18 @@ if TYPE_CHECKING:
 
 
 class MetricsRoutes:
-    """``engine`` and ``manager`` are read on the loop at the moment of the scrape."""
+    """``engine`` and ``manager`` are read on the loop at the moment of the scrape. ``path``: one more."""
 
-    def __init__(self, engine: "Engine", manager: "Manager", version: str) -> None:
+    def __init__(self, engine: "Engine", manager: "Manager", version: str, path: str | None = None) -> None:
+        self._path = path
         self._engine = engine
         self._manager = manager
         self._version = version
 
     def register(self, router: Router) -> None:
         router.add(r"/metrics/?|/monitoring/prometheus/metrics", {"GET": self.metrics})
+        if self._path is not None:
+            router.add(re.escape(self._path), {"GET": self.metrics})
 
     async def metrics(self, _: Call) -> Reply:
         # Imported late: it takes as long as the rest of the start together (see server.py).

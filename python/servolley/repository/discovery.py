@@ -96,6 +96,7 @@ class Poller:
         self._nudged = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="poll")
         self._blind = False
+        self._adopted = 0
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -109,7 +110,10 @@ class Poller:
                 if watch is not None and (nudged or not watch.rooted):
                     await loop.run_in_executor(self._thread, watch.refresh)
                     loop.add_reader(watch.fileno(), self._on_change, loop, watch)
-                self.take(await loop.run_in_executor(self._thread, self._look))
+                adopted = self._adopted
+                look = await loop.run_in_executor(self._thread, self._look)
+                if adopted == self._adopted:
+                    self.take(look)
                 now = loop.time()
                 earliest, latest = now + _REST * (now - began), now + self._interval_s
                 if self._before != before:
@@ -122,6 +126,11 @@ class Poller:
                 loop.remove_reader(watch.fileno())
                 self._thread.submit(watch.close)  # behind a look that is under way
             self._thread.shutdown(wait=False)
+
+    def adopt(self, models: Models) -> None:
+        """Another source holds, and this is what it shows; a look that is under way is of the one before."""
+        self._known = self._before = models
+        self._adopted += 1
 
     def nudge(self) -> None:
         """There is something to be seen."""

@@ -4,19 +4,21 @@ which they came; one that was accepted is carried through, whether its caller st
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from servolley.config.model import ModelConfig
 from servolley.config.strict import ConfigError
 from servolley.repository.layout import ModelOnDisk, RepositoryError, Scanner
 from servolley.repository.manager import Manager
 from servolley.repository.names import valid_model_name
+from servolley.repository.override_files import PREFIX, Files, OverrideStore, Written, take_files, write_files
 from servolley.repository.versions import NO_VERSION, aspired_versions
 from servolley.status import Code, StatusError, invalid_argument, not_found
 
 #: Changes of one model that may wait. Plain loads count once, however many ask for them.
 MOST_WAITING = 16
+
+T = TypeVar("T")
 
 ParseConfig = Callable[[str, str], ModelConfig]
 """(model's name, Triton's ModelConfig as JSON) -> ours. Raises ConfigError."""
@@ -25,22 +27,29 @@ ParseConfig = Callable[[str, str], ModelConfig]
 class ExplicitControl:
     """``--model-control-mode explicit``."""
 
-    def __init__(self, manager: Manager, scanner: Scanner, parse_config: ParseConfig) -> None:
+    def __init__(
+        self, manager: Manager, scanner: Scanner, parse_config: ParseConfig, files_limit_bytes: int = 4 << 30
+    ) -> None:
+        """``files_limit_bytes``: of files that came with loads, together, as long as they are needed."""
         self._manager = manager
         self._scanner = scanner
         self._parse_config = parse_config
         # One at a time: a scanner remembers.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan")
         self._queues: dict[str, _Queue] = {}
+        self._store = OverrideStore(files_limit_bytes)
 
     async def load(self, name: str, parameters: dict[str, Any]) -> None:
         override = self._override(name, parameters)
+        files = take_files(parameters)
+        if files and override is None:
+            raise invalid_argument("a load with files needs a 'config', too")
         queue = self._queue(name)
         if override is not None:
-            await self._put(name, queue, self._load(name, queue, override))
+            await self._put(name, queue, self._load(name, queue, override, files))
             return
         if queue.plain_load is None:
-            queue.plain_load = self._begin(name, queue, self._load(name, queue, None))
+            queue.plain_load = self._begin(name, queue, self._load(name, queue, None, files))
         await asyncio.shield(queue.plain_load)
 
     async def unload(self, name: str, parameters: dict[str, Any]) -> None:
@@ -63,6 +72,7 @@ class ExplicitControl:
 
     def close(self) -> None:
         self._thread.shutdown(wait=False)
+        self._store.close()
 
     # --- in turn ---
 
@@ -90,18 +100,43 @@ class ExplicitControl:
     async def _put(self, name: str, queue: "_Queue", work: Coroutine[Any, Any, None]) -> None:
         await asyncio.shield(self._begin(name, queue, work))
 
-    async def _load(self, name: str, queue: "_Queue", override: ModelConfig | None) -> None:
+    async def _load(self, name: str, queue: "_Queue", override: ModelConfig | None, files: Files) -> None:
         async with queue.turn:
             if override is None:
                 queue.plain_load = None  # from now on what is asked for may be about newer files
-            found = await self._look_at(name)
-            if override is not None:
-                found = replace(found, config=override, error=None)
-            if found.error is not None:
-                raise invalid_argument(f"failed to load '{name}', {found.error}")
-            if not aspired_versions(found.config.versions, found.versions):
-                raise invalid_argument(f"failed to load '{name}', {NO_VERSION}")
-            await self._apply(name, found)
+            written = self._store.begin(files) if files else None
+            try:
+                scanner = self._scanner
+                if written is not None:
+                    await self._on_thread(write_files, written, name, files)
+                    scanner = Scanner(written.root)
+                found = await self._look_at(scanner, name, override)
+                if found.error is not None:
+                    raise invalid_argument(f"failed to load '{name}', {found.error}")
+                if not aspired_versions(found.config.versions, found.versions):
+                    raise invalid_argument(f"failed to load '{name}', {NO_VERSION}")
+                await self._apply(name, found)
+            finally:
+                await self._tidy(name, written)
+
+    async def _tidy(self, name: str, written: Written | None = None) -> None:
+        """Of the files that the model came with and those that it comes with now, those that it is stay."""
+        model = self._manager.models.get(name)
+        directory = model.found.directory if model is not None and model.aspired else None
+        before = self._store.kept(name)
+        keep = next((each for each in (written, before) if each is not None and each.holds(directory)), None)
+        self._store.keep(name, keep)
+        for each in (written, before):
+            if each is not None and each is not keep:
+                self._store.give_up(each)
+                await self._on_thread(each.remove)
+
+    async def _on_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        except RuntimeError:  # closed
+            return work(*arguments)
+        return await future
 
     async def _apply(self, name: str, found: ModelOnDisk) -> None:
         before = self._manager.models.get(name)
@@ -121,12 +156,11 @@ class ExplicitControl:
             model = self._manager.models.get(name)
             if model is not None:
                 self._manager.withdraw(name, keep=True)
+            await self._tidy(name)
 
-    async def _look_at(self, name: str) -> ModelOnDisk:
-        _check(name)
-        loop = asyncio.get_running_loop()
+    async def _look_at(self, scanner: Scanner, name: str, override: ModelConfig | None) -> ModelOnDisk:
         try:
-            found = await loop.run_in_executor(self._thread, self._scanner.look_at, name)
+            found = await self._on_thread(scanner.look_at, name, override)
         except (RepositoryError, OSError):
             found = None
         if found is None or found.unreadable:
@@ -136,9 +170,7 @@ class ExplicitControl:
     def _override(self, name: str, parameters: dict[str, Any]) -> ModelConfig | None:
         _check(name)
         for key in parameters:
-            if key.startswith("file:"):
-                raise StatusError(Code.UNIMPLEMENTED, "this server does not support file overrides")
-            if key != "config":
+            if key != "config" and not key.startswith(PREFIX):
                 raise invalid_argument(f"unknown load parameter '{key}'")
         text = parameters.get("config")
         if text is None:

@@ -8,7 +8,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,20 @@ class Scanner:
     """
 
     def __init__(
-        self, path: Path, name: str | None = None, triton_message: Callable[[], Any] | None = None
+        self,
+        path: Path,
+        name: str | None = None,
+        triton_message: Callable[[], Any] | None = None,
+        complete: Callable[[ModelConfig], ModelConfig] | None = None,
     ) -> None:
-        """``triton_message`` makes an empty ModelConfig of Triton's; without it config.pbtxt is not read."""
+        """``triton_message`` makes an empty ModelConfig of Triton's; without it config.pbtxt is not read.
+        ``complete``: fills in what a configuration leaves to the server."""
         if name is not None and not valid_model_name(name):
             raise RepositoryError(f"not a model name: {name!r}")
         self._path = path
         self._name = name
         self._triton_message = triton_message
+        self._complete = complete or (lambda config: config)
         self._configs: dict[Path, tuple[Stamp, ModelConfig, str | None]] = {}
         self._kind: str | None = None
         self._said: set[tuple[str, ...]] = set()
@@ -99,11 +105,14 @@ class Scanner:
         """Where it looks: the folder, and how deep."""
         return [(self._path.parent, 0)] if self._path.is_file() else [(self._path, _DEEPEST_FOLDER)]
 
-    def look_at(self, name: str) -> ModelOnDisk | None:
-        """One model of a repository; None if there is none of that name. Raises RepositoryError."""
+    def look_at(self, name: str, config: ModelConfig | None = None) -> ModelOnDisk | None:
+        """One model of a repository; None if there is none of that name. ``config``: holds instead of the
+        model's own. Raises RepositoryError."""
         if self._holds_models():
-            return self._folder(self._path / name, name) if (self._path / name).is_dir() else None
-        return self.look().get(name)
+            folder = self._path / name
+            return self._folder(folder, name, config) if folder.is_dir() else None
+        found = self.look().get(name)
+        return found if found is None or config is None else replace(found, config=config, error=None)
 
     def look_into(self, folders: Mapping[str, Path]) -> dict[str, ModelOnDisk]:
         """These models, each in its folder. One of which there is nothing has an error."""
@@ -165,7 +174,10 @@ class Scanner:
         if not valid_model_name(name):
             raise RepositoryError(f"{path}: give the model a name (--name)")
         stamp = stamp_of_file(path)
-        return ModelOnDisk(name, None, versions={1: path}, stamps={1: stamp}, unreadable=stamp is None)
+        config = self._complete(ModelConfig())
+        return ModelOnDisk(
+            name, None, config, versions={1: path}, stamps={1: stamp}, unreadable=stamp is None
+        )
 
     def _look_into_repository(self, path: Path) -> dict[str, ModelOnDisk]:
         models = {}
@@ -180,9 +192,9 @@ class Scanner:
                 models[model.name] = model
         return models
 
-    def _folder(self, directory: Path, name: str) -> ModelOnDisk | None:
+    def _folder(self, directory: Path, name: str, given: ModelConfig | None = None) -> ModelOnDisk | None:
         try:
-            model = self._read_model(directory, name)
+            model = self._read_model(directory, name, given)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -193,9 +205,9 @@ class Scanner:
         self._say("ignored: no version with a model file", directory=name)
         return None
 
-    def _read_model(self, directory: Path, name: str) -> ModelOnDisk:
-        """Raises OSError."""
-        config, error, stamp = self._read_config(directory, name)
+    def _read_model(self, directory: Path, name: str, given: ModelConfig | None = None) -> ModelOnDisk:
+        """``given``: a configuration that holds instead of its own. Raises OSError."""
+        config, error, stamp = (given, None, None) if given else self._read_config(directory, name)
         labels = tuple(stamp_of_file(directory / file) for file in config.class_labels.values())
         versions, stamps, complete = {}, {}, set()
         # Sorted, so that of two names for one version ("7", "007") the later wins, as in TensorFlow Serving.
@@ -215,7 +227,7 @@ class Scanner:
                 why = "not a version" if version is None else f"no {config.filename} in it"
                 self._say(f"ignored: {why}", model=name, directory=entry.name)
         empty = not versions
-        if empty and error is None and stamp is not None:
+        if empty and error is None and (stamp is not None or given is not None):
             error = f"no version directory holds {config.filename}"
         return ModelOnDisk(
             name, directory, config, versions, error, empty, stamps, frozenset(complete), stamp, labels
@@ -228,12 +240,12 @@ class Scanner:
             path = directory / TRITON_CONFIG_FILE
             stamp = stamp_of_file(path)
         if stamp is None:
-            return ModelConfig(), None, None
+            return self._complete(ModelConfig()), None, None
         known = self._configs.get(path)
         if known is None or known[0] != stamp:
             config, error = ModelConfig(), None
             try:
-                config = self._parse_config(path, name)
+                config = self._complete(self._parse_config(path, name))
             except ConfigError as problem:
                 error = f"{path.name}: {str(problem).removeprefix(f'{path}: ')}"
             known = self._configs[path] = (stamp, config, error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +11,7 @@ from servolley.config.model import servable_options
 from servolley.config.strict import ConfigError
 from servolley.repository.layout import ModelOnDisk, read_class_labels
 from servolley.repository.records import Failure, VersionRecord
-from servolley.status import Code
+from servolley.status import Code, StatusError
 
 if TYPE_CHECKING:
     from servolley._core import ServableOptions
@@ -19,6 +20,10 @@ _log = logging.getLogger(__name__)
 
 # Retries wait twice as long each time, up to this or to the first wait, whichever is longer.
 _LONGEST_WAIT_S = 300.0
+
+
+WarmUp = Callable[[ModelOnDisk, VersionRecord, Servable], None]
+"""Runs what is declared to be run before a version is available. Blocking. Raises StatusError."""
 
 
 class Loader(Protocol):
@@ -46,8 +51,11 @@ class Loader(Protocol):
 class Loading:
     """``threads`` loads at once, and as many unloads."""
 
-    def __init__(self, engine: Loader, threads: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, engine: Loader, threads: int, loop: asyncio.AbstractEventLoop, warm_up: WarmUp | None = None
+    ) -> None:
         self._engine = engine
+        self._warm_up = warm_up
         self._loop = loop
         self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="load")
         self._unloaders = ThreadPoolExecutor(threads, thread_name_prefix="unload")
@@ -61,12 +69,21 @@ class Loading:
             options = servable_options(found.config, read_class_labels(found))
             if over is not None:
                 return self._engine.reconfigure(over, options)
-            return self._engine.load(found.name, life.version, str(life.path), options)
+            servable = self._engine.load(found.name, life.version, str(life.path), options)
+            try:
+                if self._warm_up is not None:
+                    self._warm_up(found, life, servable)
+            except BaseException:
+                servable.close()
+                raise
+            return servable
 
         try:
             return await self._loop.run_in_executor(self._loaders, work)
         except CoreError as error:
             return Failure(error.code, str(error))
+        except StatusError as error:
+            return Failure(error.code.canonical, error.message)
         except ConfigError as error:
             return Failure(Code.INVALID_ARGUMENT.canonical, str(error))
         except Exception:

@@ -11,7 +11,7 @@ from servolley.config.settings import Repository as RepositorySettings
 from servolley.repository.content import Content, content_of
 from servolley.repository.labels import wanted_labels
 from servolley.repository.layout import ModelOnDisk
-from servolley.repository.loading import Loader, Loading, retry_delay_s
+from servolley.repository.loading import Loader, Loading, WarmUp, retry_delay_s
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
 from servolley.repository.versions import (
     NO_VERSION,
@@ -34,7 +34,13 @@ _log = logging.getLogger(__name__)
 class Manager:
     """The models of one repository and their way to what is aspired."""
 
-    def __init__(self, engine: Loader, settings: RepositorySettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        engine: Loader,
+        settings: RepositorySettings,
+        loop: asyncio.AbstractEventLoop,
+        warm_up: WarmUp | None = None,
+    ) -> None:
         self._engine = engine
         self._settings = settings
         self._loop = loop
@@ -42,7 +48,7 @@ class Manager:
         self._loads: dict[asyncio.Task[None], str] = {}  # -> the model's name
         self._unloads: dict[asyncio.Task[None], str] = {}
         self._retries: dict[tuple[str, int], asyncio.TimerHandle] = {}
-        self._loading = Loading(engine, settings.load_threads, loop)
+        self._loading = Loading(engine, settings.load_threads, loop, warm_up)
         self._closing = False
         self._first_loads_over = False
 
@@ -84,12 +90,13 @@ class Manager:
         await self._wait_for_all()
         self._first_loads_over = True
 
-    def apply(self, found: Mapping[str, ModelOnDisk]) -> None:
-        """Makes ``found`` what is aspired, and begins what follows from it. For every later look, too."""
+    def apply(self, found: Mapping[str, ModelOnDisk], *, again: bool = False) -> None:
+        """Makes ``found`` what is aspired, and begins what follows from it. For every later look, too.
+        ``again``: also what has failed before."""
         for name in self._models.keys() - found.keys():
             self.withdraw(name)
         for on_disk in found.values():
-            self.apply_model(on_disk)
+            self.apply_model(on_disk, again=again)
 
     def apply_model(self, on_disk: ModelOnDisk, *, again: bool = False) -> ModelRecord:
         """The same for one model, whatever becomes of the others. ``again``: also what has failed before."""

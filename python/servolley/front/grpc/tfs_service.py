@@ -1,13 +1,14 @@
 """tensorflow.serving's PredictionService and ModelService without predict, which never leaves the core."""
 
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from servolley.front import tfs_answers as tfs
 from servolley.front.context import ServerContext
 from servolley.front.gate import Access
 from servolley.front.grpc.messages import Document, Messages
 from servolley.front.grpc.methods import Method, Unary
-from servolley.status import invalid_argument, unimplemented
+from servolley.status import Code, StatusError, invalid_argument
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -23,11 +24,11 @@ class TfsService:
         self._context = context
 
     def methods(self, messages: Messages) -> dict[str, Method]:
-        handlers = {
+        handlers: dict[str, Callable[[Any], Document | Awaitable[Document]]] = {
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self.model_metadata,
             f"/{MODEL_SERVICE}/GetModelStatus": self.model_status,
         }
-        changes = {f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self.no_reload}
+        changes = {f"/{MODEL_SERVICE}/HandleReloadConfigRequest": self.reload}
         calls = self._context.examples
         on_examples = (
             {}
@@ -59,5 +60,12 @@ class TfsService:
     def model_status(self, request: Any) -> Document:
         return tfs.statuses(tfs.versions_of(self._context, tfs.which_of(request)))
 
-    def no_reload(self, _: Any) -> NoReturn:
-        raise unimplemented("this server does not support changes of its configuration")
+    async def reload(self, request: Any) -> Document:
+        """What metrics a client asks for are those of TensorFlow; there are none here to report."""
+        control = self._context.reload
+        if control is None:
+            raise StatusError(
+                Code.FAILED_PRECONDITION, "the repository API decides what is loaded (explicit control mode)"
+            )
+        await control.reload(request.config)
+        return {"status": {"error_code": "OK"}}

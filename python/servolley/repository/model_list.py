@@ -1,0 +1,89 @@
+"""The models that a list of TensorFlow Serving's names, each in a folder of its own; and the source whose
+place a client's list takes."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from servolley.config.strict import ConfigError
+from servolley.config.tfserving import MESSAGE, ServedModel
+from servolley.repository.discovery import Source
+from servolley.repository.layout import ModelOnDisk, Scanner
+from servolley.repository.names import valid_model_name
+
+_log = logging.getLogger(__name__)
+
+
+class ModelList:
+    """A source like a repository. ``scanner``: looks into the folders."""
+
+    def __init__(self, scanner: Scanner, served: Sequence[ServedModel] = ()) -> None:
+        self.served = served
+        self._scanner = scanner
+
+    def look(self) -> dict[str, ModelOnDisk]:
+        """Models by name. The list decides on versions and labels; whatever else a folder says of its model
+        holds."""
+        models = self._scanner.look_into({each.name: Path(each.base_path) for each in self.served})
+        for served in self.served:
+            found = models[served.name]
+            versions = msgspec.structs.replace(served.versions, preserve=found.config.versions.preserve)
+            try:
+                config, error = msgspec.structs.replace(found.config, versions=versions), found.error
+            except ValueError as problem:  # what the folder says needs versions that the list does not want
+                config, error = found.config, str(problem)
+            stamp = (found.config_stamp, served)
+            models[served.name] = replace(found, config=config, error=error, config_stamp=stamp)
+        return models
+
+    def folders(self) -> list[tuple[Path, int]]:
+        """Where it looks, and how deep."""
+        return [(Path(each.base_path), 5) for each in self.served]
+
+
+def check_names(served: Sequence[ServedModel]) -> None:
+    """Raises ConfigError."""
+    for each in served:
+        if not valid_model_name(each.name):
+            raise ConfigError(f"{MESSAGE}: not a model name: {each.name[:100]!r}")
+
+
+class ReplaceableSource:
+    """``source``, until a list takes its place.
+
+    reverts_s: how often the file behind ``source`` is read; at the next reading it holds again. 0 = never.
+    """
+
+    def __init__(
+        self, source: Source, reverts_s: float = 0.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._first = source
+        self._current = source
+        self._reverts_s = reverts_s
+        self._reverts_at = 0.0
+        self._now = now
+        self._lock = threading.Lock()  # looks are taken on a thread
+
+    def look(self) -> dict[str, ModelOnDisk]:
+        """Raises RepositoryError."""
+        with self._lock:
+            if self._current is not self._first and self._reverts_s > 0 and self._now() >= self._reverts_at:
+                _log.warning("the model configuration file holds again, instead of what a client had set")
+                self._current = self._first
+            current = self._current
+        return current.look()
+
+    def folders(self) -> list[tuple[Path, int]]:
+        """Where the one that holds looks, and how deep."""
+        return self._current.folders()
+
+    def replace(self, by: Source) -> None:
+        """Any thread."""
+        with self._lock:
+            self._current = by
+            self._reverts_at = self._now() + self._reverts_s
