@@ -1,11 +1,14 @@
 """The kernel's word that something below a folder has changed, so that nobody has to wait for the next look.
 Which change it was is not asked: a look sees everything, and so a queue that overflowed loses nothing."""
 
-import ctypes
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 # <sys/inotify.h>
 _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO = 0x4, 0x8, 0x40, 0x80
@@ -36,7 +39,7 @@ class FolderWatch:
     Everything else is for one thread at a time, and may touch the disk.
     """
 
-    def __init__(self, descriptor: int, libc: ctypes.CDLL, roots: Roots) -> None:
+    def __init__(self, descriptor: int, libc: "ctypes.CDLL", roots: Roots) -> None:
         self._descriptor = descriptor
         self._libc = libc
         self._roots = roots
@@ -49,8 +52,10 @@ class FolderWatch:
         """None where it would not work: other systems and file systems, no more watches."""
         if not any(is_local(folder) for folder, _ in roots()):
             return None
+        import ctypes  # after the start, not at it
+
         try:
-            libc = ctypes.CDLL(None, use_errno=True)
+            libc = ctypes.CDLL(None)
             descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, AttributeError):
             return None
