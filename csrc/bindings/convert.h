@@ -53,6 +53,8 @@ struct PyEngine {
 };
 
 void bind_traces(py::class_<PyEngine>& engine);
+// The part of Engine that is about clients' memory.
+void bind_shared_memory(py::module_& module, py::class_<PyEngine>& engine);
 
 // A connection as Python holds it; keeps its engine alive through pybind11's keep_alive.
 class BoundConnection final : public engine::Connection {

@@ -164,51 +164,6 @@ std::int64_t next_expiry_us(const PyEngine& self) {
   return to_ns(next - now) / 1000 + 1;
 }
 
-py::list shared_memory_regions(const PyEngine& self) {
-  py::list out;
-  for (const auto& [name, region] : self.engine->regions().table()) {
-    py::dict entry;
-    entry["name"] = name;
-    entry["key"] = region->key();
-    entry["offset"] = region->offset();
-    entry["byte_size"] = region->bytes();
-    out.append(entry);
-  }
-  return out;
-}
-
-py::dict shared_memory_usage(const PyEngine& self) {
-  const shm::Usage& usage = self.engine->regions().usage();
-  py::dict out;
-  out["regions"] = usage.regions;
-  out["bytes"] = usage.bytes;
-  return out;
-}
-
-void bind_shared_memory(py::class_<PyEngine>& engine) {
-  engine
-      // quick
-      .def(
-          "register_shared_memory",
-          [](PyEngine& self, const std::string& name, const std::string& key, std::uint64_t offset,
-             std::uint64_t byte_size) {
-            raise_if_error(self.engine->regions().add(name, key, offset, byte_size));
-          },
-          py::arg("name"), py::arg("key"), py::arg("offset"), py::arg("byte_size"))
-      .def(
-          "unregister_shared_memory",
-          [](PyEngine& self, const std::optional<std::string>& name) {
-            if (name) {
-              self.engine->regions().remove(*name);
-            } else {
-              self.engine->regions().clear();
-            }
-          },
-          py::arg("name"))
-      .def("shared_memory_regions", &shared_memory_regions)
-      .def("shared_memory_usage", &shared_memory_usage);
-}
-
 // Runs a member of the engine without the GIL, then reports who wants attention.
 template <class F>
 py::object heavy(PyEngine& self, F&& call) {
@@ -282,7 +237,7 @@ void bind_engine(py::module_& module) {
   bind_servable(module);
   const engine::EngineOptions defaults;
   py::class_<PyEngine> engine(module, "Engine");
-  bind_shared_memory(engine);
+  bind_shared_memory(module, engine);
   bind_traces(engine);
   engine
       // heavy

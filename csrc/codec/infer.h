@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "device/device.h"
 #include "memory/buffer.h"
 #include "memory/payload.h"
 #include "memory/pool.h"
@@ -30,6 +31,7 @@ struct InputTensor {
   // In a client's shared memory (see InferRequest::shared_inputs): `view` has no address until
   // somebody has brought the data.
   bool shared = false;
+  DeviceId device{};  // whose memory `view` lies in: the host's, unless it is shared
 
   bool given() const { return shared || view.data; }
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "engine/shared_tensors.h"
 
@@ -143,6 +144,18 @@ codec::EncodeContext Engine::encode_context(const Servable& servable) {
           .pool = pool_};
 }
 
+Result<std::shared_ptr<const cuda::IpcMemory>> Engine::open_cuda_memory(
+    std::int64_t device, std::span<const std::byte> handle, std::uint64_t bytes) {
+  if (device < 0 || device > std::numeric_limits<int>::max()) {
+    return invalid_argument("there is no CUDA device " + std::to_string(device));
+  }
+  auto gpu = gpus_.use(static_cast<int>(device));
+  if (!gpu) {  // its words are for the administrator: they may name files
+    return Status(gpu.error().code(), "there is no usable CUDA device " + std::to_string(device));
+  }
+  return (*gpu)->device->open_ipc(handle, static_cast<std::size_t>(bytes));
+}
+
 Payload& Engine::answer_payload() {
   payload_.clear();
   return payload_;
@@ -155,7 +168,7 @@ Status Engine::own_inputs(Request& request) {
   };
   std::size_t total = 0;
   for (const auto& input : request.infer.inputs) {
-    if (!input.owner) total += rounded(input.view.bytes);
+    if (!input.owner && !input.shared) total += rounded(input.view.bytes);
   }
   if (total == 0) return {};
   auto buffer = pool_.allocate(total);
@@ -163,7 +176,7 @@ Status Engine::own_inputs(Request& request) {
   request.body = std::move(*buffer);
   std::byte* to = request.body.data();
   for (auto& input : request.infer.inputs) {
-    if (input.owner || input.view.bytes == 0) continue;
+    if (input.owner || input.shared || input.view.bytes == 0) continue;
     std::memcpy(to, input.view.data, input.view.bytes);
     input.view.data = to;
     to += rounded(input.view.bytes);

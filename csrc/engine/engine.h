@@ -71,6 +71,12 @@ class Engine final : public BatchSink {
                                                     std::shared_ptr<Runner> runner,
                                                     ServableOptions options);
 
+  // Any thread; may take a second. Memory of another process on a GPU, for regions(). Besides what
+  // Gpu::open_ipc() says: FAILED_PRECONDITION if there is no such device, or no driver.
+  Result<std::shared_ptr<const cuda::IpcMemory>> open_cuda_memory(std::int64_t device,
+                                                                  std::span<const std::byte> handle,
+                                                                  std::uint64_t bytes);
+
   void set_routes(std::string model, ModelRoutes routes);
   // The version that the next request naming none goes to; nothing if there is none. For control
   // routes that ask a model.

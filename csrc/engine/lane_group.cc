@@ -165,7 +165,9 @@ Status LaneGroup::queue_up(Instance& self, Batch& batch) {
       const Request& request = batch.request(i);
       const codec::InputTensor& tensor = request.infer.inputs[input];
       const Buffer& owner = tensor.owner ? tensor.owner : request.body;
-      self.parts.push_back({.view = tensor.view, .pinned = owner.pinned()});
+      self.parts.push_back({.view = tensor.view,
+                            .pinned = owner.pinned(),
+                            .on_device = tensor.device.kind != DeviceKind::kCpu});
     }
   }
   const bool shared = context_.signature.batched && !batch.items.front()->alone;

@@ -57,6 +57,7 @@ void RequestPool::release(Request* request) {
   request->shadow.reset();
   request->infer.clear();
   request->body.reset();
+  request->input_regions.clear();
   request->output_regions.clear();
   request->response_coding = codec::Coding::kIdentity;
   request->sequence = 0;

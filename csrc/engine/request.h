@@ -34,7 +34,8 @@ struct Request : batching::Item {
   std::shared_ptr<Shadow> shadow;  // gets a copy once the answer is there; mostly none
   codec::InferRequest infer;
   Buffer body;  // what the inputs with an empty owner lie in
-  // Of infer.shared_outputs, so that they live until the answer is written.
+  // Of inputs that are read where they lie, and of infer.shared_outputs: kept until the answer.
+  std::vector<std::shared_ptr<const shm::Region>> input_regions;
   std::vector<std::shared_ptr<const shm::Region>> output_regions;
   std::vector<std::int64_t> key_storage;
   TimePoint received{};

@@ -37,6 +37,7 @@ Servable::Servable(std::string name, std::int64_t version, std::shared_ptr<Runne
       runner_(std::move(runner)),
       platform_(runner_->platform()),
       devices_(runner_->devices().begin(), runner_->devices().end()),
+      takes_device_memory_(runner_->takes_device_memory()),
       options_(options),
       context_(context),
       signature_(runner_->signature()),

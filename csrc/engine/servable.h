@@ -79,6 +79,10 @@ class Servable {
   int instances() const { return instances_; }
   // The devices that it runs on; none: the CPU.
   std::span<const DeviceId> devices() const { return devices_; }
+  // Whether inputs may lie in the memory of that device.
+  bool takes_memory_of(DeviceId device) const {
+    return takes_device_memory_ && devices_.size() == 1 && devices_[0] == device;
+  }
   // Any thread. Its devices have failed: it answers nothing any more.
   bool broken() const { return lanes_ && lanes_->broken(); }
   bool runs_inline() const { return inline_.load(std::memory_order_relaxed); }
@@ -146,6 +150,7 @@ class Servable {
   std::shared_ptr<Runner> runner_;  // close() clears it under mutex_
   const std::string platform_;
   const std::vector<DeviceId> devices_;
+  const bool takes_device_memory_;
   const ServableOptions options_;
   const ServableContext context_;
   Signature signature_;

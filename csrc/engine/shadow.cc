@@ -107,6 +107,8 @@ bool Shadow::fill(Sample& sample, const Request& request,
     const auto index = find(theirs.inputs, signature_.inputs[i].name, i);
     if (!index) return false;
     const codec::InputTensor& from = request.infer.inputs[*index];
+    if (from.shared && !from.owner)
+      return false;  // read where it lies, which the client may change
     if (from.view.dtype != signature_.inputs[i].dtype ||
         !signature_.check_input(static_cast<std::uint32_t>(i), from.view.shape, servable_->name())
              .ok()) {

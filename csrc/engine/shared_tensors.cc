@@ -26,6 +26,12 @@ Result<RegionLease> find_region(const shm::Regions& regions, const codec::Shared
   return region;
 }
 
+// Memory of a GPU is read where it lies by a model that runs there. BYTES are checked here.
+bool reads_in_place(const Servable& servable, const shm::Region& region, DType dtype) {
+  return region.device_data() && dtype != DType::kBytes &&
+         servable.takes_memory_of(region.device());
+}
+
 Status read_input(const codec::SharedInput& shared, const shm::Region& region,
                   const codec::DecodeContext& context, codec::InputTensor& input) {
   auto copy = context.pool.allocate(input.view.bytes);
@@ -62,7 +68,14 @@ Status read_shared_tensors(Request& request, const codec::DecodeContext& context
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const codec::SharedInput& shared = infer.shared_inputs[i];
-    SERVOLLEY_TRY(read_input(shared, *inputs[i], context, infer.inputs[shared.index]));
+    codec::InputTensor& input = infer.inputs[shared.index];
+    if (reads_in_place(*request.servable, *inputs[i], input.view.dtype)) {
+      input.view.data = inputs[i]->device_data() + shared.part.offset;
+      input.device = inputs[i]->device();
+      request.input_regions.push_back(*regions.find(shared.part.region));
+      continue;
+    }
+    SERVOLLEY_TRY(read_input(shared, *inputs[i], context, input));
   }
   return {};
 }

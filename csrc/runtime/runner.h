@@ -41,6 +41,9 @@ struct InputPart {
   TensorView view;
   // In page-locked host memory: a device reads it where it lies.
   bool pinned = false;
+  // In memory of the device that the batch is launched on: copied there, or bound as it is. Only
+  // where Runner::takes_device_memory().
+  bool on_device = false;
 };
 
 // A batch on its way to a device: what each of `requests` brings, input by input in the signature's
@@ -97,6 +100,8 @@ class Runner {
   virtual std::string_view platform() const = 0;
   // The devices that batches are launched on. None: they run on the calling thread.
   virtual std::span<const DeviceId> devices() const { return {}; }
+  // Whether inputs may lie in the memory of the device that their batch is launched on.
+  virtual bool takes_device_memory() const { return false; }
   // Where there are no devices.
   virtual Result<std::unique_ptr<Executor>> create_executor() = 0;
   // For the device of that place in devices(). Belongs to one launching and one completing thread.

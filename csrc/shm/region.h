@@ -1,11 +1,7 @@
 #pragma once
 
-// shm [layer 4]: regions of POSIX shared memory that clients have registered, and the table of
-// them. Bytes are copied in and out through the descriptor; nothing is ever mapped. A client may
-// shorten its object at any time, and touching a mapping behind the object's end kills the process
-// (SIGBUS), while pread() just returns fewer bytes; it may also change the bytes between a check
-// and a use, so that whatever is checked has to be a copy anyway. On tmpfs a pread() is the one
-// memcpy that such a copy costs. Loop thread only.
+// shm [layer 4]: regions of shared memory that clients have registered, POSIX objects of the host
+// and allocations of a GPU, and the table of them. Loop thread only.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +11,7 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "device/device.h"
 
 namespace servolley::shm {
 
@@ -24,41 +21,32 @@ struct Usage {
   std::uint64_t bytes = 0;
 };
 
-// An open part of a shared memory object. Closes its descriptor when the last user lets go.
+// Memory that a client has registered. Open until the last user lets go.
 class Region {
  public:
-  // Opens `key` ("/name" or "name") read-write. INVALID_ARGUMENT for a key that names no object of
-  // a client's or that cannot be opened, for a part that is empty, begins inside a page or does not
-  // lie in the object; RESOURCE_EXHAUSTED if the process has no descriptors left.
-  static Result<std::shared_ptr<const Region>> open(std::string_view name, std::string_view key,
-                                                    std::uint64_t offset, std::uint64_t bytes,
-                                                    std::shared_ptr<Usage> usage);
-  ~Region();
+  virtual ~Region();
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
 
   const std::string& name() const { return name_; }
-  const std::string& key() const { return key_; }
-  std::uint64_t offset() const { return offset_; }  // in the object
   std::uint64_t bytes() const { return bytes_; }
+  // Whose memory it is.
+  virtual DeviceId device() const { return {}; }
+  // Its first byte for whoever works on that device; null on the host, where bytes are only copied.
+  virtual std::byte* device_data() const { return nullptr; }
 
   // Whether [offset, offset + bytes) lies in the region: INVALID_ARGUMENT if not.
   Status check_range(std::uint64_t offset, std::uint64_t bytes) const;
-  // Copies out of and into the region; the range has been checked. INVALID_ARGUMENT if the object
-  // has become too short meanwhile. Never lengthens the object on purpose.
-  Status read(std::uint64_t offset, std::span<std::byte> to) const;
-  Status write(std::uint64_t offset, std::span<const std::byte> from) const;
+  // Copies out of and into the region, from and to host memory; the range has been checked.
+  virtual Status read(std::uint64_t offset, std::span<std::byte> to) const = 0;
+  virtual Status write(std::uint64_t offset, std::span<const std::byte> from) const = 0;
+
+ protected:
+  Region(std::string_view name, std::uint64_t bytes, std::shared_ptr<Usage> usage);
 
  private:
-  Region(std::string_view name, std::string_view key, std::uint64_t offset, std::uint64_t bytes,
-         int fd, std::shared_ptr<Usage> usage);
-  Status too_short() const;
-
   const std::string name_;
-  const std::string key_;
-  const std::uint64_t offset_;
   const std::uint64_t bytes_;
-  const int fd_;
   const std::shared_ptr<Usage> usage_;
 };
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "shm/cuda_region.h"
+#include "shm/system_region.h"
+
 namespace servolley::shm {
 namespace {
 
@@ -16,8 +19,7 @@ bool possible_name(std::string_view name) {
 
 }  // namespace
 
-Status Regions::add(std::string_view name, std::string_view key, std::uint64_t offset,
-                    std::uint64_t bytes) {
+Status Regions::may_add(std::string_view name, std::uint64_t bytes) const {
   if (!possible_name(name)) {
     return invalid_argument("a region's name has 1 to " + std::to_string(kLongestName) +
                             " bytes and no control characters");
@@ -36,14 +38,34 @@ Status Regions::add(std::string_view name, std::string_view key, std::uint64_t o
     return {Code::kResourceExhausted, "shared memory regions may take no more than " +
                                           std::to_string(quota_.bytes) + " bytes together"};
   }
-  auto region = Region::open(name, key, offset, bytes, usage_);
+  return {};
+}
+
+Status Regions::put(std::string_view name, Result<std::shared_ptr<const Region>> region) {
   if (!region) return std::move(region).error();
   table_.emplace(name, std::move(*region));
   return {};
 }
 
-void Regions::remove(std::string_view name) {
-  if (const auto at = table_.find(name); at != table_.end()) table_.erase(at);
+Status Regions::add(std::string_view name, std::string_view key, std::uint64_t offset,
+                    std::uint64_t bytes) {
+  SERVOLLEY_TRY(may_add(name, bytes));
+  return put(name, SystemRegion::open(name, key, offset, bytes, usage_));
+}
+
+Status Regions::add_cuda(std::string_view name, std::uint64_t bytes,
+                         std::shared_ptr<const cuda::IpcMemory> memory) {
+  SERVOLLEY_TRY(may_add(name, bytes));
+  return put(name, CudaRegion::open(name, bytes, std::move(memory), usage_));
+}
+
+void Regions::remove(DeviceKind kind, std::string_view name) {
+  const auto at = table_.find(name);
+  if (at != table_.end() && at->second->device().kind == kind) table_.erase(at);
+}
+
+void Regions::remove_all(DeviceKind kind) {
+  std::erase_if(table_, [kind](const auto& entry) { return entry.second->device().kind == kind; });
 }
 
 Result<std::shared_ptr<const Region>> Regions::find(std::string_view name) const {

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "device/cuda/ipc_memory.h"
 #include "shm/region.h"
 
 namespace servolley::shm {
@@ -23,12 +24,19 @@ class Regions {
 
   explicit Regions(Quota quota) : quota_(quota), usage_(std::make_shared<Usage>()) {}
 
-  // Besides what Region::open says: INVALID_ARGUMENT for an impossible name, ALREADY_EXISTS for one
-  // that is taken, RESOURCE_EXHAUSTED above the quota. Nothing is opened then.
+  // Whether a region of that size may have that name: INVALID_ARGUMENT for an impossible name,
+  // ALREADY_EXISTS for one that is taken, RESOURCE_EXHAUSTED above the quota.
+  Status may_add(std::string_view name, std::uint64_t bytes) const;
+  // Opens a part of a POSIX object, if it may be added; besides that what SystemRegion::open says.
   Status add(std::string_view name, std::string_view key, std::uint64_t offset,
              std::uint64_t bytes);
-  // Forgets the name, if it is known. Requests that use the region keep it until they are answered.
-  void remove(std::string_view name);
+  // The same for memory of a GPU, which was opened before: that takes too long for the loop.
+  Status add_cuda(std::string_view name, std::uint64_t bytes,
+                  std::shared_ptr<const cuda::IpcMemory> memory);
+  // Forgets the region of that name and kind, if there is one; without a name all of that kind.
+  // Requests that use a region keep it until they are answered.
+  void remove(DeviceKind kind, std::string_view name);
+  void remove_all(DeviceKind kind);
   void clear() { table_.clear(); }
 
   // NOT_FOUND for an unknown name.
@@ -38,6 +46,8 @@ class Regions {
   bool enabled() const { return quota_.regions > 0; }
 
  private:
+  Status put(std::string_view name, Result<std::shared_ptr<const Region>> region);
+
   const Quota quota_;
   const std::shared_ptr<Usage> usage_;  // regions may outlive the table
   Table table_;

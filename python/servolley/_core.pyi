@@ -149,6 +149,12 @@ class SharedMemoryRegion(TypedDict):
     byte_size: int
 
 @type_check_only
+class CudaSharedMemoryRegion(TypedDict):
+    name: str
+    device_id: int
+    byte_size: int
+
+@type_check_only
 class SharedMemoryUsage(TypedDict):
     """Of every region that is open, those that were unregistered while requests use them included."""
 
@@ -222,6 +228,9 @@ class Shadow:
     def close(self) -> None:
         """Heavy, any thread: waits for the run under way, drops what waits. First take it out of the
         routes."""
+
+class CudaMemory:
+    """Memory of another process on a GPU, open until neither Python nor a region holds it."""
 
 class Engine:
     """The composition of pool, runtime, routes and servables behind one event loop."""
@@ -309,10 +318,23 @@ class Engine:
     def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Quick: opens a part of a POSIX shared memory object for requests. Raises CoreError:
         INVALID_ARGUMENT, ALREADY_EXISTS for a name that is taken, RESOURCE_EXHAUSTED above the limits."""
+    def may_register_shared_memory(self, name: str, byte_size: int) -> None:
+        """Quick: raises CoreError as the registering calls do for that name and size."""
+    def open_cuda_memory(self, raw_handle: bytes, device: int, byte_size: int) -> CudaMemory:
+        """Heavy, may take a second, any thread: opens an allocation of another process on a GPU from its CUDA
+        IPC handle. Raises CoreError: INVALID_ARGUMENT for what is no such handle or a smaller allocation,
+        FAILED_PRECONDITION without such a device or a driver."""
+    def register_cuda_shared_memory(self, name: str, memory: CudaMemory, byte_size: int) -> None:
+        """Quick: lets requests use the first ``byte_size`` bytes of the memory."""
     def unregister_shared_memory(self, name: str | None) -> None:
-        """Quick: forgets a region, None = all; requests that use it go on. An unknown name is no error."""
+        """Quick: forgets a region, None = all of system memory; requests that use it go on. An unknown name
+        is no error."""
+    def unregister_cuda_shared_memory(self, name: str | None) -> None:
+        """Quick: the same for memory of GPUs."""
     def shared_memory_regions(self) -> list[SharedMemoryRegion]:
-        """Quick: by name."""
+        """Quick: those in system memory, by name."""
+    def cuda_shared_memory_regions(self) -> list[CudaSharedMemoryRegion]:
+        """Quick: those in memory of GPUs, by name."""
     def shared_memory_usage(self) -> SharedMemoryUsage: ...
     def set_trace_rule(self, model: str | None, rate: int, count: int) -> None:
         """Quick: traces every ``rate``-th request (0 = none), ``count`` of them (-1 = any number). None:

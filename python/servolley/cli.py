@@ -130,7 +130,7 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--shared-memory",
         action="store_true",
         default=None,
-        help="clients may register POSIX shared memory for tensors; only for clients you trust",
+        help="clients may register POSIX and CUDA shared memory for tensors; only for clients you trust",
     )
     add(
         "--drain-timeout",

@@ -182,6 +182,7 @@ class Engine:
         self.trace_rules: dict[str | None, tuple[int, int]] = {}  # model -> rate, count
         self.traces: list[dict[str, Any]] = []
         self.traces_dropped = 0
+        self.cuda_shared_memory: dict[str, dict[str, Any]] = {}
         self.attention: list[Any] | None = None
         self.next_expiry_us = -1
         self.ticks = self.drains = self.expiries = 0
@@ -237,6 +238,29 @@ class Engine:
             self.shared_memory.clear()
         else:
             self.shared_memory.pop(name, None)
+
+    def may_register_shared_memory(self, name: str, byte_size: int) -> None:
+        if name == "taken":
+            raise core_error("ALREADY_EXISTS", 409, "taken")
+
+    def open_cuda_memory(self, raw_handle: bytes, device: int, byte_size: int) -> int:
+        """Says no with the core's words for the device 9."""
+        if device == 9:
+            raise core_error("FAILED_PRECONDITION", 400, "no such device")
+        assert len(raw_handle) == 64
+        return device
+
+    def register_cuda_shared_memory(self, name: str, memory: int, byte_size: int) -> None:
+        self.cuda_shared_memory[name] = {"name": name, "device_id": memory, "byte_size": byte_size}
+
+    def unregister_cuda_shared_memory(self, name: str | None) -> None:
+        if name is None:
+            self.cuda_shared_memory.clear()
+        else:
+            self.cuda_shared_memory.pop(name, None)
+
+    def cuda_shared_memory_regions(self) -> list[dict[str, Any]]:
+        return list(self.cuda_shared_memory.values())
 
     def shared_memory_regions(self) -> list[dict[str, Any]]:
         return list(self.shared_memory.values())

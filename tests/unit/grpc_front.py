@@ -95,8 +95,9 @@ class GrpcFront(Front):
         """The response message of a unary call, or its (code, text)."""
         exchange = self.begin(target, request)
         self.event(GRPC_HALF_CLOSE, exchange)
-        for _ in range(3):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while exchange not in self.core.finished:  # noqa: ASYNC110 - a thread may have to answer first
+                await asyncio.sleep(0)
         code, text = self.core.finished[exchange]
         answers = self.answers(target, exchange)
         if code != 0:

@@ -139,14 +139,11 @@ async def test_load_hands_its_parameters_over(front: GrpcFront) -> None:
     ("target", "text"),
     [
         *(
-            (f"{OIP}CudaSharedMemory{verb}", "this server does not support CUDA shared memory")
-            for verb in ("Status", "Register", "Unregister")
-        ),
-        *(
             (
-                f"{OIP}SystemSharedMemory{verb}",
+                f"{OIP}{kind}SharedMemory{verb}",
                 "this server does not support shared memory: it is started without --shared-memory",
             )
+            for kind in ("System", "Cuda")
             for verb in ("Register", "Unregister")
         ),
     ],

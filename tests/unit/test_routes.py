@@ -276,7 +276,6 @@ async def test_load_and_unload_are_refused(front: Front) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v2/cudasharedmemory/region/r/status"),
         ("POST", "/v2/cudasharedmemory/region/r/register"),
         ("POST", "/v2/systemsharedmemory/region/r/register"),
         ("POST", "/v2/systemsharedmemory/unregister"),

@@ -162,7 +162,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class SharedMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[shared_memory]: tensors in POSIX shared memory (/dev/shm) that clients register by name.
+    """[shared_memory]: tensors in POSIX shared memory (/dev/shm) and on GPUs that clients register by name.
 
     allow: off unless it is wanted, because then whoever reaches the server can have it read and write every
         shared memory object that its user may open.

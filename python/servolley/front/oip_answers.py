@@ -10,11 +10,9 @@ from servolley.observe.log_settings import change_log_settings, log_settings
 from servolley.observe.trace_settings import Sent
 from servolley.status import StatusError, unimplemented
 
-# What is not; see refuse().
-CUDA_SHARED_MEMORY = "CUDA shared memory"
-
 
 def refuse(what: str) -> NoReturn:
+    """Of what is not there."""
     raise unimplemented(f"this server does not support {what}")
 
 
@@ -24,7 +22,7 @@ def foreign_repository() -> StatusError:
 
 def extensions(context: ServerContext) -> list[str]:
     """What is really there, in Triton's order."""
-    shared_memory = [] if context.shared_memory is None else ["system_shared_memory"]
+    shared_memory = [] if context.shared_memory is None else ["system_shared_memory", "cuda_shared_memory"]
     return [
         "classification",
         "model_configuration",

@@ -7,7 +7,7 @@ from servolley.front.calls import Call, Reply, error_reply, json_reply
 from servolley.front.context import ServerContext
 from servolley.front.gate import Access
 from servolley.front.router import Router
-from servolley.front.shared_memory import may_register, registered
+from servolley.front.shared_memory import cuda_registered, handle_in_json, may_register, registered
 from servolley.status import invalid_argument
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)"
@@ -48,7 +48,7 @@ class OipRoutes:
             access=Access.ADMIN,
         )
         self._register_shared_memory(router)
-        self._register_unbuilt(router)
+        router.add(_MODEL + _VERSION + r"/generate(?:_stream)?", {"POST": self.generate})
 
     def _register_repository(self, router: Router) -> None:
         """Whatever is below this path changes the server, or tells how."""
@@ -58,26 +58,15 @@ class OipRoutes:
         router.add(model + "/unload", {"POST": self.unload}, access=Access.ADMIN)
 
     def _register_shared_memory(self, router: Router) -> None:
-        path = r"/v2/systemsharedmemory"
         region = r"/region/(?P<region>[^/]+)"
+        path = r"/v2/systemsharedmemory"
         router.add(rf"{path}(?:{region})?/status", {"GET": self.shared_memory_status})
         router.add(rf"{path}{region}/register", {"POST": self.register_shared_memory})
         router.add(rf"{path}(?:{region})?/unregister", {"POST": self.unregister_shared_memory})
-
-    def _register_unbuilt(self, router: Router) -> None:
-        def refuse(what: str) -> Any:
-            def handler(_: Call) -> NoReturn:
-                oip.refuse(what)
-
-            return handler
-
-        change_memory = {"POST": refuse(oip.CUDA_SHARED_MEMORY)}
         path = r"/v2/cudasharedmemory"
-        router.add(path + r"(?:/region/[^/]+)?/status", {"GET": refuse(oip.CUDA_SHARED_MEMORY)})
-        router.add(path + r"/region/[^/]+/register", change_memory)
-        router.add(path + r"(?:/region/[^/]+)?/unregister", change_memory)
-        generate = {"POST": refuse("the generate extension")}
-        router.add(_MODEL + _VERSION + r"/generate(?:_stream)?", generate)
+        router.add(rf"{path}(?:{region})?/status", {"GET": self.cuda_shared_memory_status})
+        router.add(rf"{path}{region}/register", {"POST": self.register_cuda_shared_memory})
+        router.add(rf"{path}(?:{region})?/unregister", {"POST": self.unregister_cuda_shared_memory})
 
     def live(self, _: Call) -> Reply:
         return error_reply(503, "Server exiting") if self._context.draining else _EMPTY
@@ -161,6 +150,26 @@ class OipRoutes:
         may_register(self._context.shared_memory).unregister(call.params.get("region"))
         return _EMPTY
 
+    def cuda_shared_memory_status(self, call: Call) -> Reply:
+        return json_reply(cuda_registered(self._context.shared_memory, call.params.get("region")))
+
+    async def register_cuda_shared_memory(self, call: Call) -> Reply:
+        memory = may_register(self._context.shared_memory)
+        document = call.json_object()
+        if not {"raw_handle", "device_id", "byte_size"} <= document.keys():
+            raise invalid_argument(
+                "a CUDA shared memory region needs 'raw_handle', 'device_id' and 'byte_size'"
+            )
+        handle = handle_in_json(document["raw_handle"])
+        await memory.register_cuda(
+            call.params["region"], handle, document["device_id"], document["byte_size"]
+        )
+        return _EMPTY
+
+    def unregister_cuda_shared_memory(self, call: Call) -> Reply:
+        may_register(self._context.shared_memory).unregister_cuda(call.params.get("region"))
+        return _EMPTY
+
     def log_settings(self, _: Call) -> Reply:
         return json_reply(oip.logging_settings(self._context, {}))
 
@@ -172,6 +181,9 @@ class OipRoutes:
 
     def change_trace_settings(self, call: Call) -> Reply:
         return json_reply(oip.trace_settings(self._context, call.params.get("model"), call.json_object()))
+
+    def generate(self, _: Call) -> NoReturn:
+        oip.refuse("the generate extension")
 
     def not_reached(self, _: Call) -> NoReturn:
         raise RuntimeError("the core did not recognise an inference call")

@@ -190,7 +190,7 @@ TEST_CASE("a request keeps the region of its output; the model reads a copy of i
            R"({"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":)" + part(16) +
                R"(}],"outputs":[{"name":"y","parameters":)" + part(16, 64) + "}]}"));
   gated.gate.await_entered(1);
-  setup.engine.regions().remove("r");
+  setup.engine.regions().remove(DeviceKind::kCpu, "r");
   CHECK(setup.engine.regions().usage().regions == 1);
   setup.object.put(0, floats({9, 9, 9, 9}));
   gated.gate.open();
@@ -217,7 +217,7 @@ TEST_CASE("a client that goes, and a model that fails, let go of the region") {
   setup.client->hang_up();
   gated.gate.open();
   REQUIRE(pump(setup.engine, [&] { return setup.engine.in_flight() == 0; }));
-  setup.engine.regions().remove("r");
+  setup.engine.regions().remove(DeviceKind::kCpu, "r");
   CHECK(setup.engine.regions().usage().regions == 0);
   CHECK(setup.object.get(64, 16) == std::string(16, '\0'));
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "shm/objects.h"
+#include "shm/system_region.h"
 
 namespace servolley::shm {
 namespace {
@@ -39,8 +40,11 @@ TEST_CASE("a region is a window on the client's object") {
   REQUIRE(region->write(3, bytes_of("written")).ok());
   CHECK(object.get(kPage, 10) == "firwritten");
   CHECK(read(*region, 0, 10) == "firwritten");
-  CHECK(region->key() == object.key());
-  CHECK(region->offset() == kPage);
+  const auto& system = dynamic_cast<const SystemRegion&>(*region);
+  CHECK(system.key() == object.key());
+  CHECK(system.offset() == kPage);
+  CHECK(region->device() == DeviceId{});
+  CHECK(region->device_data() == nullptr);
   CHECK(regions.usage().regions == 1);
   CHECK(regions.usage().bytes == 2 * kPage);
 }
@@ -112,8 +116,8 @@ TEST_CASE("a name is given once") {
   REQUIRE(regions.add("r", object.key(), 0, 10).ok());
   CHECK(regions.add("r", object.key(), 0, 10).code() == Code::kAlreadyExists);
   CHECK(regions.usage().bytes == 10);
-  regions.remove("nobody");
-  regions.remove("r");
+  regions.remove(DeviceKind::kCpu, "nobody");
+  regions.remove(DeviceKind::kCpu, "r");
   CHECK(regions.add("r", object.key(), 0, 20).ok());
   CHECK(regions.usage().bytes == 20);
 }
@@ -189,7 +193,7 @@ TEST_CASE("unregistering is deferred while a region is used, and outlives the ta
       Regions regions(kQuota);
       REQUIRE(regions.add("r", object.key(), 0, kPage).ok());
       held = *regions.find("r");
-      regions.remove("r");
+      regions.remove(DeviceKind::kCpu, "r");
       CHECK_FALSE(regions.find("r").has_value());
       CHECK(read(*held, 0, 4) == "data");
     }
@@ -207,7 +211,7 @@ TEST_CASE("registering again and again leaks nothing") {
     REQUIRE(regions.add("r", object.key(), 0, kPage).ok());
     REQUIRE(regions.add("r", object.key(), 0, kPage).code() == Code::kAlreadyExists);
     REQUIRE(regions.add("s", object.key(), 0, kPage + 1).code() == Code::kInvalidArgument);
-    regions.remove("r");
+    regions.remove(DeviceKind::kCpu, "r");
   }
   CHECK(open_descriptors() == before);
   CHECK(regions.usage().bytes == 0);

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from servolley.front import oip_answers as oip
 from servolley.front.context import ServerContext
 from servolley.front.gate import Access
 from servolley.front.grpc.messages import Document, Messages
 from servolley.front.grpc.methods import Method
-from servolley.front.shared_memory import may_register, registered
+from servolley.front.shared_memory import cuda_registered, may_register, registered
 from servolley.repository.names import LARGEST_VERSION, valid_model_name
 from servolley.status import invalid_argument
 
@@ -50,9 +50,10 @@ class OipService:
             "SystemSharedMemoryStatus": self.shared_memory_status,
             "SystemSharedMemoryRegister": self.register_shared_memory,
             "SystemSharedMemoryUnregister": self.unregister_shared_memory,
+            "CudaSharedMemoryStatus": self.cuda_shared_memory_status,
+            "CudaSharedMemoryRegister": self.register_cuda_shared_memory,
+            "CudaSharedMemoryUnregister": self.unregister_cuda_shared_memory,
         }
-        for verb in ("Status", "Register", "Unregister"):
-            handlers[f"CudaSharedMemory{verb}"] = _refusal(oip.CUDA_SHARED_MEMORY)
         methods: dict[str, Method] = {}
         for name, handler in handlers.items():
             target = f"/{SERVICE}/{name}"
@@ -106,6 +107,19 @@ class OipService:
         may_register(self._context.shared_memory).unregister(request.name or None)
         return {}
 
+    def cuda_shared_memory_status(self, request: Any) -> Document:
+        regions = cuda_registered(self._context.shared_memory, request.name or None)
+        return {"regions": {region["name"]: region for region in regions}}
+
+    async def register_cuda_shared_memory(self, request: Any) -> Document:
+        memory = may_register(self._context.shared_memory)
+        await memory.register_cuda(request.name, request.raw_handle, request.device_id, request.byte_size)
+        return {}
+
+    def unregister_cuda_shared_memory(self, request: Any) -> Document:
+        may_register(self._context.shared_memory).unregister_cuda(request.name or None)
+        return {}
+
     def log_settings(self, request: Any) -> Document:
         changes = {key: _one_of(key, value, "setting") for key, value in request.settings.items()}
         settings = oip.logging_settings(self._context, changes)
@@ -121,13 +135,6 @@ class OipService:
                 for key, value in settings.items()
             }
         }
-
-
-def _refusal(what: str) -> Any:
-    def handler(_: Any) -> NoReturn:
-        oip.refuse(what)
-
-    return handler
 
 
 def _to_settings(request: Any) -> Access:
