@@ -14,7 +14,7 @@ import pytest
 from servolley.repository import discovery, inotify
 from servolley.repository.discovery import Models, Poller
 from servolley.repository.inotify import FolderWatch, is_local
-from servolley.repository.layout import Scanner
+from servolley.repository.layout import ModelOnDisk, Scanner
 
 LOCAL = pytest.mark.skipif(not is_local(Path("/tmp")), reason="/tmp is on no local file system")
 
@@ -187,6 +187,39 @@ async def test_a_poller_need_not_wait_for_its_hour(tmp_path: Path, monkeypatch: 
         assert await told.next() == {"m": [1, 2], "n": [7]}
         shutil.rmtree(tmp_path / "m" / "1")
         assert await told.next() == {"m": [2], "n": [7]}
+
+
+class Moving:
+    """A source that becomes another, as after a reload of its configuration."""
+
+    def __init__(self, root: Path) -> None:
+        self.scanner = Scanner(root)
+
+    def look(self) -> dict[str, ModelOnDisk]:
+        return self.scanner.look()
+
+    def folders(self) -> list[tuple[Path, int]]:
+        return self.scanner.folders()
+
+
+@LOCAL
+async def test_the_folders_of_another_source_are_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_SETTLE_S", 0.05)
+    for name in ("a", "b"):
+        put(tmp_path / name / "m" / "1" / "model.onnx")
+    source, told = Moving(tmp_path / "a"), Told()
+    poller = Poller(source, source.look(), 3600, told, FolderWatch.open(source.folders))
+    task = asyncio.create_task(poller.run())
+    put(tmp_path / "a" / "m" / "2" / "model.onnx")
+    assert await told.next() == {"m": [1, 2]}
+    source.scanner = Scanner(tmp_path / "b")
+    poller.adopt(source.look())
+    put(tmp_path / "b" / "m" / "7" / "model.onnx")
+    assert await told.next() == {"m": [1, 7]}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @LOCAL

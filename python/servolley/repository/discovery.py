@@ -131,6 +131,8 @@ class Poller:
         """Another source holds, and this is what it shows; a look that is under way is of the one before."""
         self._known = self._before = models
         self._adopted += 1
+        if self._watch is not None:
+            self._nudged.set()  # its folders are to be watched
 
     def nudge(self) -> None:
         """There is something to be seen."""
