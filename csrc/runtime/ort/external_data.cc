@@ -60,13 +60,14 @@ Status check_entry(pbf_reader entry) {
   std::string_view key;
   std::string_view value;
   while (entry.next()) {
+    const auto field = entry.tag();  // without NDEBUG, reading the value forgets it
     if (entry.wire_type() != protozero::pbf_wire_type::length_delimited ||
-        (entry.tag() != 1 && entry.tag() != 2)) {
+        (field != 1 && field != 2)) {
       entry.skip();
       continue;
     }
     const auto text = entry.get_view();
-    (entry.tag() == 1 ? key : value) = {text.data(), text.size()};
+    (field == 1 ? key : value) = {text.data(), text.size()};
   }
   if (key != "location" || stays_inside(value)) return {};
   return invalid_argument(
