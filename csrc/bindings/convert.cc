@@ -16,6 +16,23 @@ engine::Execution execution_of(const std::string& text) {
   raise_status(invalid_argument("execution must be auto, inline or threads, not '" + text + "'"));
 }
 
+ort::TensorRtOptions tensorrt_of(const py::dict& options) {
+  ort::TensorRtOptions out;
+  for (const auto& [key, value] : options) {
+    const auto name = key.cast<std::string>();
+    if (name == "precision") {
+      out.precision = value.cast<std::string>();
+    } else if (name == "cache") {
+      out.cache = value.cast<std::string>();
+    } else if (name == "options") {
+      out.others = value.cast<std::map<std::string, std::string>>();
+    } else {
+      raise_status(invalid_argument("unknown option '" + name + "' of tensorrt"));
+    }
+  }
+  return out;
+}
+
 template <class H>
 py::dict histogram(const H& h) {
   py::dict out;
@@ -35,15 +52,18 @@ LoadOptions read_load_options(const py::dict& options) {
   LoadOptions out;
   using Setter = std::function<void(const py::handle&)>;
   const std::map<std::string, Setter> setters = {
-      {"device",
-       [&](const py::handle& v) {
-         auto device = parse_device(v.cast<std::string>());
-         if (!device) raise_status(device.error());
-         out.runtime.device = *device;
-       }},
+      {"devices", [&](const py::handle& v) { out.devices = v.cast<std::vector<std::string>>(); }},
       {"execution",
        [&](const py::handle& v) { out.servable.execution = execution_of(v.cast<std::string>()); }},
       {"instances", [&](const py::handle& v) { out.servable.instances = v.cast<int>(); }},
+      {"lanes", [&](const py::handle& v) { out.servable.lanes = v.cast<int>(); }},
+      {"cuda_graphs", [&](const py::handle& v) { out.runtime.cuda_graphs = v.cast<bool>(); }},
+      {"gpu_memory_bytes",
+       [&](const py::handle& v) { out.runtime.gpu_memory_bytes = v.cast<std::size_t>(); }},
+      {"tensorrt",
+       [&](const py::handle& v) {
+         if (!v.is_none()) out.runtime.tensorrt = tensorrt_of(v.cast<py::dict>());
+       }},
       {"max_batch_size", [&](const py::handle& v) { out.servable.max_batch_size = v.cast<int>(); }},
       {"max_batch_size_if_batchable",
        [&](const py::handle& v) { out.servable.max_batch_size_if_batchable = v.cast<int>(); }},

@@ -24,6 +24,7 @@ inline void raise_if_error(const Status& status) {
 
 struct LoadOptions {
   ort::OrtOptions runtime;
+  std::vector<std::string> devices;
   engine::ServableOptions servable;
 };
 

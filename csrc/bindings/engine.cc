@@ -12,14 +12,12 @@ using engine::Engine;
 using engine::Servable;
 using engine::Shadow;
 
-std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_t pool_bytes,
-                                      std::uint64_t body_bytes, std::size_t decoded_bytes,
-                                      std::uint32_t queue_size, std::uint64_t request_timeout_us,
-                                      std::uint64_t inline_threshold_us, std::uint64_t busy_poll_us,
-                                      int load_niceness, int grpc_compression_level,
-                                      std::size_t shared_memory_regions,
-                                      std::uint64_t shared_memory_bytes,
-                                      std::size_t gpu_pool_bytes) {
+std::unique_ptr<PyEngine> make_engine(
+    const std::string& ort_library, std::vector<std::string> cuda_libraries, std::size_t pool_bytes,
+    std::uint64_t body_bytes, std::size_t decoded_bytes, std::uint32_t queue_size,
+    std::uint64_t request_timeout_us, std::uint64_t inline_threshold_us, std::uint64_t busy_poll_us,
+    int load_niceness, int grpc_compression_level, std::size_t shared_memory_regions,
+    std::uint64_t shared_memory_bytes, std::size_t gpu_pool_bytes) {
   engine::EngineOptions options;
   options.pool_bytes = pool_bytes;
   options.body_bytes = body_bytes;
@@ -38,6 +36,7 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   options.http2.buffered_message_bytes =
       std::max(options.http2.buffered_message_bytes, options.http2.message_bytes);
   collect_runtime_log();
+  ort::set_cuda_libraries(std::move(cuda_libraries));
   auto out = std::make_unique<PyEngine>();
   Status status;
   {
@@ -58,6 +57,29 @@ std::unique_ptr<PyEngine> make_engine(const std::string& ort_library, std::size_
   return out;
 }
 
+// What the model asks to run on, opened; none: the CPU.
+Status open_devices(PyEngine& self, const std::vector<std::string>& devices,
+                    std::vector<ort::OrtGpu>& gpus) {
+  engine::Gpus& opener = self.engine->gpus();
+  for (const std::string& name : devices) {
+    DeviceId device;
+    if (name == "auto") {
+      device = ort::check_gpu_support(*self.library, {DeviceKind::kCuda, 0}).ok() ? opener.best()
+                                                                                  : DeviceId{};
+    } else {
+      auto parsed = parse_device(name);
+      if (!parsed) return std::move(parsed).error();
+      device = *parsed;
+    }
+    if (device.kind == DeviceKind::kCpu) continue;
+    SERVOLLEY_TRY(ort::check_gpu_support(*self.library, device));
+    auto gpu = opener.use(device.index);
+    if (!gpu) return std::move(gpu).error();
+    gpus.push_back({.device = (*gpu)->device, .memory = (*gpu)->memory.get()});
+  }
+  return {};
+}
+
 std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int64_t version,
                                const std::string& path, const py::dict& options) {
   LoadOptions read = read_load_options(options);
@@ -67,17 +89,21 @@ std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int
     const py::gil_scoped_release release;
     read.runtime.pool = &self.engine->pool();
     read.runtime.load_niceness = self.engine->options().load_niceness;
+    read.runtime.name = "model '" + name + "' version " + std::to_string(version);
     read.servable.load_started = Clock::now();
-    auto runner = ort::load_model(self.library, path, read.runtime);
-    if (runner) {
-      auto made = self.engine->create_servable(name, version, std::move(*runner), read.servable);
-      if (made) {
-        servable = std::move(*made);
+    status = open_devices(self, read.devices, read.runtime.gpus);
+    if (status.ok()) {
+      auto runner = ort::load_model(self.library, path, read.runtime);
+      if (runner) {
+        auto made = self.engine->create_servable(name, version, std::move(*runner), read.servable);
+        if (made) {
+          servable = std::move(*made);
+        } else {
+          status = made.error();
+        }
       } else {
-        status = made.error();
+        status = runner.error();
       }
-    } else {
-      status = runner.error();
     }
   }
   raise_if_error(status);
@@ -202,6 +228,21 @@ void bind_servable(py::module_& module) {
       .def_property_readonly(
           "execution", [](const Servable& s) { return s.runs_inline() ? "inline" : "threads"; })
       .def_property_readonly("instances", &Servable::instances)
+      .def_property_readonly("devices",
+                             [](const Servable& s) {
+                               std::vector<std::string> names;
+                               for (const DeviceId device : s.devices()) {
+                                 names.push_back(to_string(device));
+                               }
+                               if (names.empty()) names.push_back(to_string(DeviceId{}));
+                               return names;
+                             })
+      .def_property_readonly("broken", &Servable::broken)
+      .def_property_readonly("cuda_graphs",
+                             [](const Servable& s) {
+                               constexpr const char* kNames[] = {"off", "on", "refused"};
+                               return kNames[static_cast<std::size_t>(s.graphs())];
+                             })
       .def_property_readonly("load_ns", [](const Servable& s) { return to_ns(s.load_time()); })
       .def("stats", &servable_stats)
       .def("watch_outputs", &Servable::watch_outputs, py::arg("watched"))
@@ -242,6 +283,7 @@ void bind_engine(py::module_& module) {
   engine
       // heavy
       .def(py::init(&make_engine), py::kw_only(), py::arg("ort_library"),
+           py::arg("cuda_libraries") = std::vector<std::string>(),
            py::arg("pool_bytes") = defaults.pool_bytes, py::arg("body_bytes") = defaults.body_bytes,
            py::arg("decoded_bytes") = defaults.decoded_bytes,
            py::arg("queue_size") = defaults.queue_size,

@@ -52,6 +52,15 @@ Result<std::vector<cuda::DeviceInfo>> Gpus::devices() {
   return (*driver)->devices();
 }
 
+DeviceId Gpus::best() {
+  const auto found = devices();
+  if (!found || found->empty()) return {};
+  const auto largest =
+      std::max_element(found->begin(), found->end(),
+                       [](const auto& a, const auto& b) { return a.total_bytes < b.total_bytes; });
+  return {DeviceKind::kCuda, largest->index};
+}
+
 std::vector<GpuInUse*> Gpus::in_use() const {
   const std::lock_guard lock(mutex_);
   std::vector<GpuInUse*> out;

@@ -31,6 +31,9 @@ class Gpus {
   Result<GpuInUse*> use(int index);
   // What the driver finds; none is in use by that. FAILED_PRECONDITION if there is no driver.
   Result<std::vector<cuda::DeviceInfo>> devices();
+  // The GPU for whoever would rather have one than the CPU: the largest, the first of equals. The
+  // CPU where there is none.
+  DeviceId best();
   // Those in use. Opens nothing.
   std::vector<GpuInUse*> in_use() const;
 

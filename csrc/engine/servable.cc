@@ -261,6 +261,11 @@ void Servable::close() {
   last.swap(runner_);
 }
 
+GraphUse Servable::graphs() const {
+  const auto loaded = runner();
+  return loaded ? loaded->graphs() : GraphUse::kOff;
+}
+
 std::shared_ptr<Runner> Servable::runner() const {
   const std::lock_guard lock(mutex_);
   return runner_;

@@ -85,6 +85,8 @@ class Servable {
   }
   // Any thread. Its devices have failed: it answers nothing any more.
   bool broken() const { return lanes_ && lanes_->broken(); }
+  // Any thread. What has become of the graphs that were asked for.
+  GraphUse graphs() const;
   bool runs_inline() const { return inline_.load(std::memory_order_relaxed); }
   Duration load_time() const { return load_time_; }
   // Any thread. The weights, for another servable over them; null once this one is closed.

@@ -85,6 +85,13 @@ class LaneExecutor {
   virtual bool broken() const = 0;
 };
 
+// Whether the work of a batch is recorded once and replayed.
+enum class GraphUse : std::uint8_t {
+  kOff,  // nobody asked for it
+  kOn,
+  kRefused,  // asked for, but the model cannot be recorded
+};
+
 struct LaneOptions {
   int lanes = 2;
   // Ascending numbers of rows that a batch may be filled up to, where that makes it faster.
@@ -110,6 +117,7 @@ class Runner {
     (void)device, (void)options;
     return internal_error("this runtime launches nothing");
   }
+  virtual GraphUse graphs() const { return GraphUse::kOff; }
 };
 
 }  // namespace servolley

@@ -162,12 +162,24 @@ class SharedMemoryUsage(TypedDict):
     bytes: int
 
 @type_check_only
+class TensorRTOptions(TypedDict, total=False):
+    """Absent keys take the default in parentheses."""
+
+    precision: Literal["fp32", "fp16", "bf16", "int8"]  # ("fp32")
+    cache: str  # ("" = none) folder for the engines that are built
+    options: dict[str, str]  # ({}) the provider's own
+
+@type_check_only
 class ServableOptions(TypedDict, total=False):
     """How to load and batch. Absent keys take the default in parentheses."""
 
-    device: str  # ("cpu") or "cuda:N"
+    devices: list[str]  # (["cpu"]), ["auto"], or one "cuda:N" or more
     execution: Literal["auto", "inline", "threads"]  # ("auto")
     instances: int  # (0 = chosen for the device) batches in flight at once
+    lanes: int  # (2) on GPUs: batches under way for each of these
+    cuda_graphs: bool  # (False)
+    gpu_memory_bytes: int  # (0 = no limit) what the runtime may take on each GPU
+    tensorrt: TensorRTOptions | None  # (None)
     max_batch_size: int  # (-1 = infer: batched if the model allows it) 0 = never batched, n = limit in rows
     max_batch_size_if_batchable: int  # (0 = a default) the limit where max_batch_size is -1
     max_queue_delay_us: int  # (0)
@@ -210,6 +222,15 @@ class Servable:
     @property
     def instances(self) -> int: ...
     @property
+    def devices(self) -> list[str]:
+        """What it runs on: "cpu", or GPUs."""
+    @property
+    def broken(self) -> bool:
+        """Any thread: its devices have failed, and it answers nothing any more. Stays so."""
+    @property
+    def cuda_graphs(self) -> Literal["off", "on", "refused"]:
+        """ "refused": asked for, but the model cannot be captured."""
+    @property
     def load_ns(self) -> int:
         """How long loading and warm-up took."""
     def stats(self) -> ServableStats:
@@ -239,6 +260,7 @@ class Engine:
         self,
         *,
         ort_library: str,
+        cuda_libraries: list[str] = ...,
         pool_bytes: int = ...,
         body_bytes: int = ...,
         decoded_bytes: int = ...,

@@ -32,7 +32,7 @@ from servolley.front.warm_up import WarmUp
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
-from servolley.ort_library import find_ort_library
+from servolley.ort_library import find_cuda_libraries, find_ort_library
 from servolley.repository.discovery import Poller
 from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import RepositoryError, Scanner
@@ -105,6 +105,7 @@ def _make_engine(settings: "ServerSettings") -> _core.Engine:
     try:
         return _core.Engine(
             ort_library=find_ort_library(settings.engine.ort_library),
+            cuda_libraries=find_cuda_libraries(),
             body_bytes=limits.max_body_size,
             request_timeout_us=limits.request_timeout_ms * 1000,
             load_niceness=settings.repository.load_niceness,

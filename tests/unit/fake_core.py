@@ -136,6 +136,9 @@ class Servable:
         self.max_batch_inferred = True
         self.execution = "inline"
         self.instances = 1
+        self.devices = ["cpu"]
+        self.broken = False
+        self.cuda_graphs = "off"
         self.load_ns = 250_000_000
         self.closed = False
         self.watched = False

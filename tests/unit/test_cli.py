@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from servolley.cli import build_parser, main, settings_from
 from servolley.config.settings import ServerSettings
 from servolley.config.strict import ConfigError
 from servolley.front.listeners import connection_limit
-from servolley.ort_library import RuntimeNotFoundError, find_ort_library
+from servolley.ort_library import RuntimeNotFoundError, find_cuda_libraries, find_ort_library
 
 
 def settings(*arguments: str) -> ServerSettings:
@@ -185,6 +186,37 @@ def test_the_runtime_is_found_without_being_imported(tmp_path: Path, monkeypatch
     (capi / "libonnxruntime_providers_shared.so").touch()
     (capi / "libonnxruntime.so.1.22.0").touch()
     assert find_ort_library() == str(capi / "libonnxruntime.so.1.22.0")
+
+
+def test_the_libraries_of_cuda_are_found_in_the_packages_that_bring_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = (
+        *("nvidia/cublas/lib/libcublas.so.12", "nvidia/cublas/lib/libcublasLt.so.12"),
+        *(
+            "nvidia/cu13/lib/libcudart.so.13",
+            "nvidia/cudnn/lib/libcudnn_ops.so.9",
+            "nvidia/cudnn/lib/libcudnn.so.9",
+        ),
+        "tensorrt_libs/libnvinfer.so.10",
+    )
+    others = (
+        *("nvidia/nccl/lib/libnccl.so.2", "nvidia/cublas/lib/libcublas.so", "nvidia/cublas/include/cublas.h"),
+        *("nvidia/cusolver/lib/libcusolver.so.11", "tensorrt_libs/__init__.py"),
+    )
+    for name in (*wanted, *others):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    folders = {"nvidia": [str(tmp_path / "nvidia")], "tensorrt_libs": [str(tmp_path / "tensorrt_libs")]}
+
+    def find_spec(name: str) -> object:
+        return SimpleNamespace(submodule_search_locations=folders[name]) if name in folders else None
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    assert find_cuda_libraries() == sorted(str(tmp_path / name) for name in wanted)
+    folders.clear()
+    assert find_cuda_libraries() == []
 
 
 def test_no_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -108,10 +108,51 @@ def test_model_toml_reads_everything() -> None:
     assert config.versions.specific == [1, 3]
     assert config.versions.labels == {"stable": 1}
     options = servable_options(config, {"y": ["cat", "dog"]})
-    assert options["device"] == "cuda:1"
+    assert options["devices"] == ["cuda:1"]
     assert options["max_batch_size"] == 16
     assert options["graph_optimization"] == 1
     assert options["labels"] == {"y": ["cat", "dog"]}
+
+
+def test_where_a_model_runs() -> None:
+    def runtime(text: str) -> ModelConfig:
+        return model(f"[runtime]\n{text}")
+
+    assert servable_options(ModelConfig(), {})["devices"] == ["cpu"]
+    config = runtime('devices = ["cuda:1", "cuda:0"]\nlanes = 3\ncuda_graphs = true\ngpu_memory_limit = 1024')
+    options = servable_options(config, {})
+    assert options["devices"] == ["cuda:1", "cuda:0"]
+    assert (options["lanes"], options["cuda_graphs"], options["gpu_memory_bytes"]) == (3, True, 1024)
+    assert options["tensorrt"] is None
+    config = runtime(
+        'device = "auto"\ntensorrt = { precision = "fp16", cache = "/c", options = { a = "1" } }'
+    )
+    assert servable_options(config, {})["devices"] == ["auto"]
+    assert servable_options(config, {})["tensorrt"] == {
+        "precision": "fp16",
+        "cache": "/c",
+        "options": {"a": "1"},
+    }
+    by_default = servable_options(runtime("tensorrt = {}"), {})["tensorrt"]
+    assert by_default is not None
+    assert by_default["cache"].endswith("servolley/tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('device = "gpu"', "device"),
+        ('devices = ["cpu"]', "devices"),
+        ('devices = ["cuda:0", "cuda:0"]', "twice"),
+        ('device = "cuda:0"\ndevices = ["cuda:1"]', "either"),
+        ("lanes = 0", "lanes"),
+        ('tensorrt = { precision = "fp4" }', "precision"),
+        ("tensorrt = { }\ncuda_graphs = true", "trt_cuda_graph_enable"),
+    ],
+)
+def test_where_a_model_cannot_run(text: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        model(f"[runtime]\n{text}")
 
 
 def test_absent_batch_size_means_infer() -> None:

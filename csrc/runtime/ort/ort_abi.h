@@ -13,6 +13,9 @@ namespace servolley::ort::abi {
 
 // The lowest version whose table reaches resize_string_element (ONNX Runtime 1.15).
 inline constexpr std::uint32_t kApiVersion = 15;
+// The lowest version whose table reaches output_memory (ONNX Runtime 1.23). Used where there is
+// one.
+inline constexpr std::uint32_t kPlacesApiVersion = 23;
 // The lowest version whose table reaches has_shape (ONNX Runtime 1.24). Used where there is one.
 inline constexpr std::uint32_t kHasShapeApiVersion = 24;
 
@@ -30,6 +33,7 @@ struct Allocator;
 struct TypeInfo;
 struct TensorInfo;
 struct CudaOptions;
+struct TensorRtOptions;
 struct ArenaConfig;
 
 enum ErrorCode : int {
@@ -71,6 +75,8 @@ enum ValueKind : int { kUnknownKind = 0, kTensorKind = 1 };
 enum LogSeverity : int { kVerbose = 0, kInfo = 1, kWarning = 2, kErrorSeverity = 3, kFatal = 4 };
 enum AllocatorKind : int { kDeviceAllocator = 0, kArenaAllocator = 1 };
 enum MemoryKind : int { kDefaultMemory = 0 };
+// The name of a GPU's memory.
+inline constexpr const char* kCudaMemory = "Cuda";
 
 // A thread of the runtime's, as we start it.
 struct Thread;
@@ -122,7 +128,10 @@ using LogFunction = void (*)(void* parameter, int severity, const char* category
   X(62, dims, Error*, const TensorInfo*, std::int64_t*, std::size_t)                               \
   X(63, dim_names, Error*, const TensorInfo*, const char** names, std::size_t)                     \
   X(65, tensor_info, Error*, const Value*, TensorInfo**)                                           \
+  X(68, create_memory_info, Error*, const char* name, int allocator_kind, int id, int memory_kind, \
+    MemoryInfo**)                                                                                  \
   X(69, create_cpu_memory_info, Error*, int allocator_kind, int memory_kind, MemoryInfo**)         \
+  X(71, memory_info_name, Error*, const MemoryInfo*, const char**)                                 \
   X(76, allocator_free, Error*, Allocator*, void*)                                                 \
   X(78, default_allocator, Error*, Allocator**)                                                    \
   X(92, release_env, void, Env*)                                                                   \
@@ -149,6 +158,11 @@ using LogFunction = void (*)(void* parameter, int severity, const char* category
     int first_chunk_bytes, int dead_bytes, ArenaConfig**)                                          \
   X(157, release_arena_config, void, ArenaConfig*)                                                 \
   X(165, add_run_config, Error*, RunOptions*, const char* key, const char* value)                  \
+  X(170, append_tensorrt, Error*, SessionOptions*, const TensorRtOptions*)                         \
+  X(171, create_tensorrt_options, Error*, TensorRtOptions**)                                       \
+  X(172, update_tensorrt_options, Error*, TensorRtOptions*, const char* const* keys,               \
+    const char* const* values, std::size_t)                                                        \
+  X(174, release_tensorrt_options, void, TensorRtOptions*)                                         \
   X(196, set_thread_start, Error*, SessionOptions*, ThreadStart)                                   \
   X(197, set_thread_start_argument, Error*, SessionOptions*, void*)                                \
   X(198, set_thread_join, Error*, SessionOptions*, ThreadJoin)                                     \
@@ -171,9 +185,15 @@ struct Functions {
 #define SERVOLLEY_ORT_MEMBER(slot, name, result, ...) result (*name)(__VA_ARGS__) = nullptr;
   SERVOLLEY_ORT_SLOTS(SERVOLLEY_ORT_MEMBER)
 #undef SERVOLLEY_ORT_MEMBER
+  // Where the session wants each input and has each output: slots 380 and 381, null in libraries
+  // older than kPlacesApiVersion.
+  Error* (*input_memory)(const Session*, const MemoryInfo**, std::size_t count) = nullptr;
+  Error* (*output_memory)(const Session*, const MemoryInfo**, std::size_t count) = nullptr;
   // Slot 390, null in libraries older than kHasShapeApiVersion.
   bool (*has_shape)(const TensorInfo*) = nullptr;
 };
+inline constexpr std::size_t kInputMemorySlot = 380;
+inline constexpr std::size_t kOutputMemorySlot = 381;
 inline constexpr std::size_t kHasShapeSlot = 390;
 
 // `table` is what ApiBase::table(kApiVersion) returned.

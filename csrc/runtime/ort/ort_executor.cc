@@ -1,37 +1,11 @@
 #include "runtime/ort/ort_executor.h"
 
-#include <array>
 #include <cstring>
 
-#include "runtime/ort/ort_dtype.h"
 #include "runtime/ort/ort_strings.h"
 
 namespace servolley::ort {
 namespace {
-
-// Where tensors without elements point: the runtime takes no null.
-alignas(64) constexpr std::array<std::byte, 64> kNowhere{};
-
-// An output that lies in the runtime's memory, as the block of a Buffer.
-struct ForeignBlock {
-  Block block;
-  // Outlives the value, which may lie in the session's own memory (an output that is a weight).
-  std::shared_ptr<const LoadedModel> model;
-  Handle<abi::Value> value;
-
-  static Buffer lease(std::shared_ptr<const LoadedModel> model, Handle<abi::Value> value,
-                      std::byte* data, std::size_t bytes) {
-    auto* foreign = new ForeignBlock{{}, std::move(model), std::move(value)};
-    foreign->block.data = data;
-    foreign->block.capacity = bytes;
-    foreign->block.leases.store(1, std::memory_order_relaxed);
-    foreign->block.owner = foreign;
-    foreign->block.release = [](Block* block) noexcept {
-      delete static_cast<ForeignBlock*>(block->owner);
-    };
-    return Buffer::adopt(&foreign->block);
-  }
-};
 
 // A run with that much around it has made the arena grow by what most other runs do not use; the
 // first run that comes that long after it, of whatever model, gives it back.
@@ -43,11 +17,6 @@ std::size_t bytes_of(std::span<const TensorView> inputs, std::span<const OutputT
   for (const TensorView& view : inputs) bytes += view.bytes;
   for (const OutputTensor& output : outputs) bytes += output.view.bytes;
   return bytes;
-}
-
-Status too_much_output(const std::string& name, std::size_t limit) {
-  return too_large("output '" + name + "' is larger than the limit of " + std::to_string(limit) +
-                   " bytes");
 }
 
 }  // namespace
@@ -101,11 +70,7 @@ Result<Handle<abi::RunOptions>> OrtExecutor::make_run_options(bool shrink) const
   SERVOLLEY_TRY(take(api().set_run_log_severity(raw, abi::kFatal)));
   // Without an arena there is nothing to shrink, and asking for it would fail the run.
   if (shrink && model_->options().memory_arena) {
-    const DeviceId device = model_->options().device;
-    std::string arenas = "cpu:0";
-    if (device.kind == DeviceKind::kCuda) arenas += ";gpu:" + std::to_string(device.index);
-    SERVOLLEY_TRY(
-        take(api().add_run_config(raw, "memory.enable_memory_arena_shrinkage", arenas.c_str())));
+    SERVOLLEY_TRY(take(api().add_run_config(raw, "memory.enable_memory_arena_shrinkage", "cpu:0")));
   }
   return options;
 }
@@ -148,26 +113,12 @@ Status OrtExecutor::bind_and_run(std::span<const TensorView> inputs, std::int64_
   return take(api().run_with_binding(model_->session(), options, binding_.get()));
 }
 
-Status OrtExecutor::wrap(BoundTensor& tensor, std::byte* data, const TensorView& view) const {
-  tensor.value.reset();
-  abi::Value* value = nullptr;
-  SERVOLLEY_TRY(take(api().wrap_tensor(model_->library()->cpu_memory(), data, view.bytes,
-                                       view.shape.dims().data(), view.shape.rank(),
-                                       to_ort(view.dtype), &value)));
-  tensor.value = own(value, api().release_value);
-  tensor.data = data;
-  tensor.bytes = view.bytes;
-  tensor.dtype = view.dtype;
-  tensor.shape = view.shape;
-  return {};
-}
-
 Status OrtExecutor::bind_input(Input& input, const TensorView& view) {
   if (view.dtype == DType::kBytes) return bind_strings(input, view);
   const std::byte* data = view.data;
   const std::size_t element = element_size(view.dtype);
   if (view.bytes == 0) {
-    data = kNowhere.data();
+    data = nowhere();
   } else if (reinterpret_cast<std::uintptr_t>(data) % element != 0) {
     if (input.aligned.capacity() < view.bytes) {
       auto copy = model_->options().pool->allocate(view.bytes);
@@ -251,61 +202,19 @@ Status OrtExecutor::collect(std::span<OutputTensor> outputs) {
   bool any = false;
   for (const Output& output : outputs_) any |= output.is_adopted();
   if (!any) return {};
-  abi::Value** values = nullptr;
-  std::size_t count = 0;
-  abi::Allocator* allocator = model_->library()->allocator();
-  SERVOLLEY_TRY(take(api().bound_outputs(binding_.get(), allocator, &values, &count)));
-  std::vector<Handle<abi::Value>> owned;
-  owned.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) owned.push_back(own(values[i], api().release_value));
-  SERVOLLEY_TRY(take(api().allocator_free(allocator, values)));
-  if (count != outputs_.size()) return internal_error("the runtime lost an output");
-  for (std::size_t i = 0; i < count; ++i) {
+  auto values = bound_values(*model_->library(), binding_.get(), outputs_.size());
+  if (!values) return std::move(values).error();
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
     if (!outputs_[i].is_adopted()) continue;
-    SERVOLLEY_TRY(adopt(outputs_[i], std::move(owned[i]), outputs[i]));
+    outputs[i].view.dtype = outputs_[i].dtype;
+    Status status = adopt(model_, outputs_[i].name, std::move((*values)[i]), outputs[i]);
+    // What the arena grew by for an answer that nobody gets goes back with the next run.
+    if (status.code() == Code::kResourceExhausted || status.code() == Code::kTooLarge) {
+      shrink_next_ = true;
+    }
+    SERVOLLEY_TRY(status);
   }
   return {};
-}
-
-Status OrtExecutor::adopt(const Output& output, Handle<abi::Value> value, OutputTensor& tensor) {
-  const OrtOptions& options = model_->options();
-  abi::TensorInfo* raw = nullptr;
-  SERVOLLEY_TRY(take(api().tensor_info(value.get(), &raw)));
-  const auto info = own(raw, api().release_tensor_info);
-  std::size_t rank = 0;
-  SERVOLLEY_TRY(take(api().rank(raw, &rank)));
-  if (rank > kMaxRank) {
-    return internal_error("output '" + output.name + "' has more than " + std::to_string(kMaxRank) +
-                          " dimensions");
-  }
-  std::array<std::int64_t, kMaxRank> dims{};
-  SERVOLLEY_TRY(take(api().dims(raw, dims.data(), rank)));
-  TensorView& view = tensor.view;
-  view.dtype = output.dtype;
-  for (std::size_t i = 0; i < rank; ++i) view.shape.push_back(dims[i]);
-  const auto elements = view.shape.element_count();
-  const auto bytes = view.shape.byte_count(output.dtype);
-  if (!elements || !bytes) return internal_error("output '" + output.name + "' has a bad shape");
-
-  Status status;
-  if (output.dtype == DType::kBytes) {
-    status = pack_strings(*model_->library(), value.get(), static_cast<std::size_t>(*elements),
-                          *options.pool, options.max_output_bytes, tensor);
-  } else if (*bytes > options.max_output_bytes) {
-    status = too_much_output(output.name, options.max_output_bytes);
-  } else {
-    void* data = nullptr;
-    SERVOLLEY_TRY(take(api().tensor_data(value.get(), &data)));
-    view.data = static_cast<const std::byte*>(data);
-    view.bytes = *bytes;
-    tensor.owner =
-        ForeignBlock::lease(model_, std::move(value), static_cast<std::byte*>(data), *bytes);
-  }
-  // What the arena grew by for an answer that nobody gets goes back with the next run.
-  if (status.code() == Code::kResourceExhausted || status.code() == Code::kTooLarge) {
-    shrink_next_ = true;
-  }
-  return status;
 }
 
 Status OrtExecutor::let_go() {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/ort/ort_session.h"
+#include "runtime/ort/ort_value.h"
 #include "runtime/ort/output_plan.h"
 #include "runtime/runner.h"
 
@@ -20,18 +21,6 @@ class OrtExecutor final : public Executor {
              std::span<OutputTensor> outputs) override;
 
  private:
-  // A tensor that is bound by address; bound again only if address or shape differ.
-  struct BoundTensor {
-    Handle<abi::Value> value;
-    const std::byte* data = nullptr;
-    std::size_t bytes = 0;
-    DType dtype = DType::kFp32;
-    Shape shape;
-    bool is(const std::byte* other, const TensorView& view) const {
-      return value && data == other && bytes == view.bytes && dtype == view.dtype &&
-             shape == view.shape;
-    }
-  };
   struct Input {
     std::string name;
     BoundTensor bound;
@@ -54,7 +43,10 @@ class OrtExecutor final : public Executor {
 
   const abi::Functions& api() const { return model_->library()->api(); }
   Status take(abi::Error* error) const { return model_->library()->take(error, Phase::kRun); }
-  Status wrap(BoundTensor& tensor, std::byte* data, const TensorView& view) const;
+  Status wrap(BoundTensor& tensor, std::byte* data, const TensorView& view) const {
+    const Library& library = *model_->library();
+    return tensor.wrap(library, library.cpu_memory(), data, view);
+  }
 
   Status bind_input(Input& input, const TensorView& view);
   Status bind_strings(Input& input, const TensorView& view);
@@ -65,7 +57,6 @@ class OrtExecutor final : public Executor {
   Status bind_and_run(std::span<const TensorView> inputs, std::int64_t rows,
                       std::span<OutputTensor> outputs);
   Status collect(std::span<OutputTensor> outputs);
-  Status adopt(const Output& output, Handle<abi::Value> value, OutputTensor& tensor);
   // Drops what the binding holds of this run's inputs and outputs.
   Status let_go();
 

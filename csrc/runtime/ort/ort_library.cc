@@ -39,6 +39,10 @@ Status unusable(std::string message) { return {Code::kFailedPrecondition, std::m
 
 }  // namespace
 
+void log(int severity, std::string_view message) {
+  log_sink().load(std::memory_order_relaxed)(severity, message);
+}
+
 void set_log_sink(LogSink sink) {
   log_sink().store(sink ? sink : &log_to_stderr, std::memory_order_relaxed);
 }
@@ -75,6 +79,15 @@ Result<OpenedTable> open_table(const std::string& path) {
                     std::to_string(abi::kApiVersion) + " or newer is needed");
   }
   opened.functions = abi::read_table(table);
+  if (reaches(abi::kPlacesApiVersion)) {
+    if (const abi::AnyFunction* newer = base->table(abi::kPlacesApiVersion)) {
+      abi::Functions& functions = opened.functions;
+      functions.input_memory =
+          reinterpret_cast<decltype(functions.input_memory)>(newer[abi::kInputMemorySlot]);
+      functions.output_memory =
+          reinterpret_cast<decltype(functions.output_memory)>(newer[abi::kOutputMemorySlot]);
+    }
+  }
   if (reaches(abi::kHasShapeApiVersion)) {
     if (const abi::AnyFunction* newer = base->table(abi::kHasShapeApiVersion)) {
       opened.functions.has_shape =

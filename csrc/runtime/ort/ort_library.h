@@ -69,6 +69,9 @@ class Library final : public OrtLibrary {
   abi::Allocator* allocator_ = nullptr;  // ONNX Runtime's own, never released
 };
 
+// To the sink that ONNX Runtime's own lines go to.
+void log(int severity, std::string_view message);
+
 struct OpenedTable {
   abi::Functions functions;
   std::string version;

@@ -1,13 +1,15 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
-#include "device/device.h"
+#include "device/cuda/gpu.h"
 #include "memory/pool.h"
 #include "runtime/runner.h"
 
@@ -36,9 +38,28 @@ class OrtLibrary {
 using LogSink = void (*)(int severity, std::string_view message);
 void set_log_sink(LogSink sink);
 
+// A GPU to run on, and where the tensors of its batches lie. `memory` must outlive the runner.
+struct OrtGpu {
+  std::shared_ptr<cuda::Gpu> device;
+  Pool* memory = nullptr;
+};
+
+// The TensorRT provider: what it cannot take runs on CUDA's.
+struct TensorRtOptions {
+  std::string precision = "fp32";  // or "fp16", "bf16", "int8": what it may compute with
+  std::string cache;               // folder for the engines that it builds; "" = built every time
+  std::map<std::string, std::string> others;  // the provider's own keys
+};
+
 struct OrtOptions {
-  DeviceId device;
-  int intra_op_threads = 0;  // 0: the processors that the cgroup and affinity grant
+  // One session, with one copy of the weights, on each; none: on the CPU.
+  std::vector<OrtGpu> gpus;
+  std::size_t gpu_memory_bytes = 0;  // what the runtime may take on a GPU for this model; 0 = all
+  bool cuda_graphs = false;          // captured where the model allows it
+  std::optional<TensorRtOptions> tensorrt;
+  std::string name;  // of the model, for the log
+  // 0: the processors that the cgroup and affinity grant; on GPUs one.
+  int intra_op_threads = 0;
   int inter_op_threads = 1;
   bool parallel_execution = false;
   bool allow_spinning = false;
@@ -64,6 +85,14 @@ struct OrtOptions {
 // device asked for is not available (never a silent fall-back), INTERNAL otherwise.
 Result<std::shared_ptr<Runner>> load_model(std::shared_ptr<OrtLibrary> library,
                                            const std::string& path, const OrtOptions& options);
+
+// FAILED_PRECONDITION, which says what to install, if the library cannot run on GPUs.
+Status check_gpu_support(const OrtLibrary& library, DeviceId device);
+
+// Libraries that the CUDA providers need and the loader does not find by itself: those of the
+// nvidia-* packages, by their paths. Opened, each with whatever it needs of the others, when the
+// first model asks for a GPU; what cannot be opened is left to the loader. For the whole process.
+void set_cuda_libraries(std::vector<std::string> paths);
 
 // Processors that this process may use: the least of the affinity mask and the cgroup's CPU quota
 // (v1 and v2), rounded up, at least 1.

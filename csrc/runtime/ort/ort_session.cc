@@ -3,11 +3,13 @@
 #include <malloc.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <exception>
 #include <thread>
 
 #include "runtime/ort/external_data.h"
 #include "runtime/ort/ort_executor.h"
+#include "runtime/ort/ort_lane_executor.h"
 #include "runtime/ort/ort_signature.h"
 
 namespace servolley::ort {
@@ -20,10 +22,13 @@ Status check_file(const std::string& path) {
   return {};
 }
 
-Status configure(const Library& library, const OrtOptions& wanted, abi::SessionOptions* options) {
+Status configure(const Library& library, const OrtOptions& wanted, bool on_gpu,
+                 abi::SessionOptions* options) {
   const abi::Functions& api = library.api();
   const auto take = [&](abi::Error* error) { return library.take(error, Phase::kLoad); };
-  const int threads = wanted.intra_op_threads > 0 ? wanted.intra_op_threads : granted_processors();
+  // On a GPU there is hardly anything to do for them.
+  const int chosen = on_gpu ? 1 : granted_processors();
+  const int threads = wanted.intra_op_threads > 0 ? wanted.intra_op_threads : chosen;
   SERVOLLEY_TRY(take(api.set_intra_op_threads(options, threads)));
   SERVOLLEY_TRY(take(api.set_inter_op_threads(options, wanted.inter_op_threads)));
   SERVOLLEY_TRY(take(api.set_execution_mode(options, wanted.parallel_execution ? 1 : 0)));
@@ -43,7 +48,7 @@ Status configure(const Library& library, const OrtOptions& wanted, abi::SessionO
       SERVOLLEY_TRY(take(api.add_session_config(options, key, "1")));
     }
   }
-  return append_provider(library, wanted.device, options);
+  return {};
 }
 
 // Up to this size, a session is made of the bytes that were checked, so that they are read once and
@@ -51,8 +56,8 @@ Status configure(const Library& library, const OrtOptions& wanted, abi::SessionO
 // much.
 constexpr std::size_t kReadOnceBytes = std::size_t{256} << 20;
 
-Status create_session(const Library& library, const std::string& path,
-                      const abi::SessionOptions* options, abi::Session** session) {
+Status open_session(const Library& library, const std::string& path,
+                    const abi::SessionOptions* options, abi::Session** session) {
   const abi::Functions& api = library.api();
   auto file = read_model_file(path);
   if (!file) return std::move(file).error();
@@ -95,48 +100,121 @@ Status start_threads_outside(const Library& library, QuietWork& quiet,
   return take(api.set_thread_join(options, &join_thread));
 }
 
+// The same model on the CPU or on each of several GPUs.
 class OrtRunner final : public Runner {
  public:
-  explicit OrtRunner(std::shared_ptr<const LoadedModel> model) : model_(std::move(model)) {}
+  explicit OrtRunner(std::vector<std::shared_ptr<const LoadedModel>> models)
+      : models_(std::move(models)) {
+    for (const auto& model : models_) {
+      if (model->gpu()) devices_.push_back(model->gpu()->gpu.device->id());
+    }
+  }
 
-  const Signature& signature() const override { return model_->signature(); }
+  const Signature& signature() const override { return models_.front()->signature(); }
   std::string_view platform() const override { return "onnxruntime_onnx"; }
+  std::span<const DeviceId> devices() const override { return devices_; }
   Result<std::unique_ptr<Executor>> create_executor() override {
-    return OrtExecutor::create(model_);
+    return OrtExecutor::create(models_.front());
+  }
+  Result<std::unique_ptr<LaneExecutor>> create_lanes(std::size_t device,
+                                                     const LaneOptions& options) override {
+    return OrtLaneExecutor::create(models_[device], options);
+  }
+  GraphUse graphs() const override {
+    if (devices_.empty() || !models_.front()->options().cuda_graphs) return GraphUse::kOff;
+    const bool all = std::all_of(models_.begin(), models_.end(), [](const auto& model) {
+      return model->gpu()->graphs.load(std::memory_order_relaxed);
+    });
+    return all ? GraphUse::kOn : GraphUse::kRefused;
   }
 
  private:
-  const std::shared_ptr<const LoadedModel> model_;
+  const std::vector<std::shared_ptr<const LoadedModel>> models_;
+  std::vector<DeviceId> devices_;
 };
 
 }  // namespace
 
 Result<std::shared_ptr<const LoadedModel>> LoadedModel::load(std::shared_ptr<Library> library,
                                                              const std::string& path,
-                                                             const OrtOptions& options) {
+                                                             const OrtOptions& options,
+                                                             const OrtGpu* gpu) {
   if (!options.pool) return internal_error("OrtOptions::pool is required");
   SERVOLLEY_TRY(check_file(path));
 
   std::shared_ptr<LoadedModel> model(new LoadedModel(std::move(library), options));
-  const Library& lib = *model->library_;
-  const abi::Functions& api = lib.api();
-  abi::SessionOptions* raw_options = nullptr;
-  SERVOLLEY_TRY(lib.take(api.create_session_options(&raw_options), Phase::kLoad));
-  const auto session_options = own(raw_options, api.release_session_options);
-  SERVOLLEY_TRY(configure(lib, options, raw_options));
-  if (options.load_niceness > 0) {
-    SERVOLLEY_TRY(start_threads_outside(lib, model->quiet_, raw_options));
+  if (gpu) SERVOLLEY_TRY(model->open_gpu(*gpu));
+  const bool graphs = gpu && options.cuda_graphs;
+  Status status = model->create_session(path, graphs);
+  if (graphs && !status.ok()) {
+    const Status plain = model->create_session(path, false);
+    if (plain.ok()) log(abi::kWarning, options.name + ": no CUDA graphs: " + status.message());
+    status = plain;
+  } else if (graphs) {
+    model->gpu_->graphs = model->gpu_->made_with_graphs = true;
   }
-
-  abi::Session* raw_session = nullptr;
-  Status status;
-  model->quiet_.run([&] { status = create_session(lib, path, raw_options, &raw_session); });
-  SERVOLLEY_TRY(std::move(status));
-  model->session_ = own(raw_session, api.release_session);
-  auto signature = read_signature(lib, raw_session);
+  SERVOLLEY_TRY(status);
+  auto signature = read_signature(*model->library_, model->session_.get());
   if (!signature) return std::move(signature).error();
   model->signature_ = std::move(*signature);
+  if (gpu) SERVOLLEY_TRY(model->find_places());
   return std::shared_ptr<const LoadedModel>(std::move(model));
+}
+
+Status LoadedModel::create_session(const std::string& path, bool graphs) {
+  const abi::Functions& api = library_->api();
+  const auto take = [&](abi::Error* error) { return library_->take(error, Phase::kLoad); };
+  abi::SessionOptions* raw_options = nullptr;
+  SERVOLLEY_TRY(take(api.create_session_options(&raw_options)));
+  const auto session_options = own(raw_options, api.release_session_options);
+  SERVOLLEY_TRY(configure(*library_, options_, gpu_ != nullptr, raw_options));
+  if (gpu_) SERVOLLEY_TRY(append_providers(*library_, options_, *gpu_, graphs, raw_options));
+  if (options_.load_niceness > 0) {
+    SERVOLLEY_TRY(start_threads_outside(*library_, quiet_, raw_options));
+  }
+  abi::Session* raw_session = nullptr;
+  Status status;
+  quiet_.run([&] { status = open_session(*library_, path, raw_options, &raw_session); });
+  SERVOLLEY_TRY(std::move(status));
+  session_ = own(raw_session, api.release_session);
+  return {};
+}
+
+Status LoadedModel::open_gpu(const OrtGpu& gpu) {
+  SERVOLLEY_TRY(gpu.device->make_current());
+  auto compute = gpu.device->create_stream();
+  if (!compute) return std::move(compute).error();
+  gpu_ = std::make_unique<GpuSession>();
+  gpu_->gpu = gpu;
+  gpu_->compute = std::move(*compute);
+  abi::MemoryInfo* raw = nullptr;
+  SERVOLLEY_TRY(library_->take(
+      library_->api().create_memory_info(abi::kCudaMemory, abi::kDeviceAllocator,
+                                         gpu.device->id().index, abi::kDefaultMemory, &raw),
+      Phase::kLoad));
+  gpu_->memory = own(raw, library_->api().release_memory_info);
+  return {};
+}
+
+Status LoadedModel::find_places() {
+  const abi::Functions& api = library_->api();
+  const auto take = [&](abi::Error* error) { return library_->take(error, Phase::kLoad); };
+  const auto find = [&](const std::vector<TensorSpec>& specs, auto query,
+                        std::vector<bool>& on_host) -> Status {
+    std::vector<const abi::MemoryInfo*> places(specs.size(), nullptr);
+    if (query) SERVOLLEY_TRY(take(query(session_.get(), places.data(), places.size())));
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+      const char* name = abi::kCudaMemory;
+      if (places[i]) SERVOLLEY_TRY(take(api.memory_info_name(places[i], &name)));
+      on_host.push_back(specs[i].dtype == DType::kBytes ||
+                        std::string_view(name) != abi::kCudaMemory);
+    }
+    return {};
+  };
+  SERVOLLEY_TRY(find(signature_.inputs, api.input_memory, gpu_->host_inputs));
+  SERVOLLEY_TRY(find(signature_.outputs, api.output_memory, gpu_->host_outputs));
+  gpu_->places_known = api.input_memory != nullptr;
+  return {};
 }
 
 LoadedModel::~LoadedModel() {
@@ -148,10 +226,15 @@ LoadedModel::~LoadedModel() {
 Result<std::shared_ptr<Runner>> load_model(std::shared_ptr<OrtLibrary> library,
                                            const std::string& path, const OrtOptions& options) {
   // There is one implementation of OrtLibrary.
-  auto model =
-      LoadedModel::load(std::static_pointer_cast<Library>(std::move(library)), path, options);
-  if (!model) return std::move(model).error();
-  return std::shared_ptr<Runner>(std::make_shared<OrtRunner>(std::move(*model)));
+  const auto ours = std::static_pointer_cast<Library>(std::move(library));
+  std::vector<std::shared_ptr<const LoadedModel>> models;
+  for (std::size_t i = 0; i < std::max<std::size_t>(options.gpus.size(), 1); ++i) {
+    auto model =
+        LoadedModel::load(ours, path, options, options.gpus.empty() ? nullptr : &options.gpus[i]);
+    if (!model) return std::move(model).error();
+    models.push_back(std::move(*model));
+  }
+  return std::shared_ptr<Runner>(std::make_shared<OrtRunner>(std::move(models)));
 }
 
 }  // namespace servolley::ort

@@ -1,5 +1,7 @@
 """model.toml: how one model is served. The file is optional; so is every key."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -9,12 +11,15 @@ from servolley.config.traffic import Canary, Shadow, Traffic, Version, named_ver
 from servolley.config.warm_up import Warmup
 
 if TYPE_CHECKING:
-    from servolley._core import ServableOptions
+    from servolley._core import ServableOptions, TensorRTOptions
 
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 PositiveCount = Annotated[int, Meta(ge=1, le=1 << 31)]
 Microseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
 NonEmpty = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+Device = Annotated[str, Meta(pattern=r"^(cpu|auto|cuda:[0-9]{1,3})$")]
+Gpu = Annotated[str, Meta(pattern=r"^cuda:[0-9]{1,3}$")]
 
 _OPTIMIZATION_LEVELS = {"off": 0, "basic": 1, "extended": 2, "all": 99}
 
@@ -50,12 +55,34 @@ class Batching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"preferred batch size {sizes[-1]} exceeds max_batch_size {self.max_batch_size}")
 
 
+class TensorRT(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[runtime.tensorrt]: the model runs on the TensorRT provider; what that cannot take runs on CUDA.
+
+    precision: what it may compute with.
+    cache: the folder in which the engines that it builds are kept, which takes minutes; absent = a folder of
+        the user's cache directory. "" = none.
+    options: more options of the provider, by ONNX Runtime's own names.
+    """
+
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    cache: str | None = None
+    options: dict[NonEmpty, str] = {}
+
+
 class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[runtime]: what the model runs on.
 
-    device: "cpu" or "cuda:N"; asked for and absent is an error, never a fall-back.
+    device: "cpu" or "cuda:N"; asked for and absent is an error, never a fall-back. "auto": the largest
+        GPU if there is one, else the CPU; the log and the model's configuration say which.
+    devices: several GPUs instead; each gets the weights, and each batch goes to the one with the least to do.
     execution: "inline" runs batches on the server's loop, "threads" on instance threads; "auto" measures.
     instances: batches in flight at once. 0 = chosen for the device.
+    lanes: on GPUs: batches that each instance has under way. While one computes, the next goes up and the
+        last comes down.
+    cuda_graphs: on GPUs: records what a batch does, for each of the preferred batch sizes or the powers of
+        two, and replays it; batches are filled up to the next size.
+    gpu_memory_limit: bytes that the runtime may take on each GPU for this model. 0 = no limit.
+    tensorrt: on GPUs: use TensorRT.
     intra_op_threads: threads inside one operator. 0 = the processors granted to this process.
     inter_op_threads: operators at once, where parallel_execution is on.
     parallel_execution: run independent operators of one batch at the same time.
@@ -65,9 +92,14 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     warmup: run zero-filled batches before the version becomes available.
     """
 
-    device: Annotated[str, Meta(pattern=r"^(cpu|cuda:[0-9]{1,3})$")] = "cpu"
+    device: Device = "cpu"
+    devices: list[Gpu] = []
     execution: Literal["auto", "inline", "threads"] = "auto"
     instances: Annotated[int, Meta(ge=0, le=1024)] = 0
+    lanes: Annotated[int, Meta(ge=1, le=16)] = 2
+    cuda_graphs: bool = False
+    gpu_memory_limit: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
+    tensorrt: TensorRT | None = None
     intra_op_threads: Annotated[int, Meta(ge=0, le=4096)] = 0
     inter_op_threads: Annotated[int, Meta(ge=1, le=4096)] = 1
     parallel_execution: bool = False
@@ -76,6 +108,14 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     memory_arena: bool = True
     memory_pattern: bool = True
     warmup: bool = True
+
+    def __post_init__(self) -> None:
+        if self.devices and self.device != "cpu":
+            raise ValueError("give either device or devices")
+        if len(set(self.devices)) != len(self.devices):
+            raise ValueError("devices names a GPU twice")
+        if self.tensorrt is not None and self.cuda_graphs:
+            raise ValueError("cuda_graphs are for CUDA's provider; TensorRT has trt_cuda_graph_enable")
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,9 +225,13 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
     """What the core is told about a model; ``labels``: class labels by output name."""
     batching, runtime = config.batching, config.runtime
     return {
-        "device": runtime.device,
+        "devices": list(runtime.devices) or [runtime.device],
         "execution": runtime.execution,
         "instances": runtime.instances,
+        "lanes": runtime.lanes,
+        "cuda_graphs": runtime.cuda_graphs,
+        "gpu_memory_bytes": runtime.gpu_memory_limit,
+        "tensorrt": _tensorrt(runtime.tensorrt),
         "max_batch_size": -1 if batching.max_batch_size is None else batching.max_batch_size,
         "max_batch_size_if_batchable": batching.max_batch_size_if_batchable or 0,
         "max_queue_delay_us": batching.max_queue_delay_us,
@@ -206,3 +250,15 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
         "warmup_rows": list(config.warmup.batch_sizes),
         "labels": labels,
     }
+
+
+def _tensorrt(wanted: TensorRT | None) -> "TensorRTOptions | None":
+    if wanted is None:
+        return None
+    cache = _engine_cache() if wanted.cache is None else wanted.cache
+    return {"precision": wanted.precision, "cache": cache, "options": dict(wanted.options)}
+
+
+def _engine_cache() -> str:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return str(Path(base) / "servolley" / "tensorrt")

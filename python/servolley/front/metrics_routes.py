@@ -41,7 +41,9 @@ class MetricsRoutes:
             server_version=self._version,
             runtime_version=self._engine.runtime_version,
             servables=[
-                ServableSnapshot(model.name, version, servable.load_ns / 1e9, servable.stats())
+                ServableSnapshot(
+                    model.name, version, servable.load_ns / 1e9, servable.stats(), servable.cuda_graphs
+                )
                 for model in self._manager.models.values()
                 for version, servable in model.available().items()
             ],

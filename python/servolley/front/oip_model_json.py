@@ -69,7 +69,7 @@ def model_config(record: "ModelRecord", servable: "Servable") -> dict[str, Any]:
             "gather_kernel_buffer_threshold": 0,
             "eager_batching": False,
         },
-        "instance_group": [_instance_group(config, servable)],
+        "instance_group": [_instance_group(servable)],
         "default_model_filename": config.filename,
         "cc_model_filenames": {},
         "metric_tags": {},
@@ -100,13 +100,13 @@ def _version_policy(config: "ModelConfig") -> dict[str, Any]:
     return {"latest": {"num_versions": versions.latest or 1}}
 
 
-def _instance_group(config: "ModelConfig", servable: "Servable") -> dict[str, Any]:
-    kind, _, ordinal = config.runtime.device.partition(":")
+def _instance_group(servable: "Servable") -> dict[str, Any]:
+    gpus = [int(device.removeprefix("cuda:")) for device in servable.devices if device != "cpu"]
     return {
         "name": servable.name,
-        "kind": "KIND_GPU" if kind == "cuda" else "KIND_CPU",
+        "kind": "KIND_GPU" if gpus else "KIND_CPU",
         "count": servable.instances,
-        "gpus": [int(ordinal)] if kind == "cuda" else [],
+        "gpus": gpus,
         "secondary_devices": [],
         "profile": [],
         "passive": False,

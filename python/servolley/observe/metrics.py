@@ -4,7 +4,7 @@ collector. Nothing is counted here. A label is a model, a version or a word of o
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.metrics_core import (
@@ -70,6 +70,7 @@ class ServableSnapshot:
     version: int
     load_seconds: float
     stats: "ServableStats"
+    cuda_graphs: Literal["off", "on", "refused"] = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,16 @@ class CoreCollector(Collector):
             load.add_metric(key, s.load_seconds)
         yield pending
         yield load
+        asked = [(key, s) for key, s in servables if s.cuda_graphs != "off"]
+        if asked:
+            graphs = GaugeMetricFamily(
+                "servolley_cuda_graphs",
+                "1: batches are replayed as CUDA graphs; 0: asked for, but the model cannot be captured",
+                labels=_MODEL_LABELS,
+            )
+            for key, s in asked:
+                graphs.add_metric(key, s.cuda_graphs == "on")
+            yield graphs
 
     def _tfs_request_count(self) -> Metric:
         totals: dict[tuple[str, str], int] = {}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from servolley.repository.layout import ModelOnDisk
 
 # Of [runtime], what the weights do not depend on.
-_NOT_THE_WEIGHTS = ("instances", "execution", "warmup")
+_NOT_THE_WEIGHTS = ("instances", "lanes", "execution", "warmup")
 
 
 @dataclass(frozen=True, slots=True)

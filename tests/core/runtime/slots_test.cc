@@ -59,6 +59,10 @@ TEST_CASE("every declared slot is called and does what its name says") {
   slots.push_back(count_calls<slot>(#name, counted.name));
   SERVOLLEY_ORT_SLOTS(SERVOLLEY_COUNT)
 #undef SERVOLLEY_COUNT
+  if (counted.input_memory) {
+    slots.push_back(count_calls<abi::kInputMemorySlot>("input_memory", counted.input_memory));
+    slots.push_back(count_calls<abi::kOutputMemorySlot>("output_memory", counted.output_memory));
+  }
   if (counted.has_shape) {
     slots.push_back(count_calls<abi::kHasShapeSlot>("has_shape", counted.has_shape));
   }
@@ -116,8 +120,44 @@ TEST_CASE("every declared slot is called and does what its name says") {
       CHECK(std::string(counted.error_message(error)) != "");
       counted.release_error(error);
     }
+    abi::TensorRtOptions* tensorrt = nullptr;
+    abi::Error* more[] = {
+        counted.create_tensorrt_options(&tensorrt),
+        counted.update_tensorrt_options(tensorrt, &key, &value, 1),
+        counted.append_tensorrt(
+            session_options,
+            built_in ? tensorrt : reinterpret_cast<abi::TensorRtOptions*>(zeros.data()))};
+    for (abi::Error* error : more) {
+      if (!built_in) CHECK(error != nullptr);
+      if (error) counted.release_error(error);
+    }
+    counted.release_tensorrt_options(tensorrt);
     counted.release_cuda_options(cuda);
     counted.release_session_options(session_options);
+
+    // Where things are: on the CPU, here.
+    abi::MemoryInfo* cuda_memory = nullptr;
+    REQUIRE_FALSE(counted.create_memory_info(abi::kCudaMemory, abi::kDeviceAllocator, 0,
+                                             abi::kDefaultMemory, &cuda_memory));
+    const char* memory_name = nullptr;
+    REQUIRE_FALSE(counted.memory_info_name(cuda_memory, &memory_name));
+    CHECK(std::string(memory_name) == abi::kCudaMemory);
+    counted.release_memory_info(cuda_memory);
+    if (counted.input_memory) {
+      auto model = LoadedModel::load(*created, model_path("two_inputs"), options);
+      REQUIRE(model);
+      const auto check_on_cpu = [&](auto query) {
+        const abi::MemoryInfo* places[2] = {};
+        REQUIRE_FALSE(query((*model)->session(), places, 2));
+        for (const abi::MemoryInfo* place : places) {
+          REQUIRE(place != nullptr);
+          REQUIRE_FALSE(counted.memory_info_name(place, &memory_name));
+          CHECK(std::string(memory_name) == "Cpu");
+        }
+      };
+      check_on_cpu(counted.input_memory);
+      check_on_cpu(counted.output_memory);
+    }
   }
   for (const SlotCount& slot : slots) {
     CAPTURE(slot.slot);

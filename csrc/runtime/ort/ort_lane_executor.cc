@@ -1,0 +1,270 @@
+#include "runtime/ort/ort_lane_executor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "runtime/ort/ort_strings.h"
+
+namespace servolley::ort {
+namespace {
+
+constexpr int kNoGraph = -1;  // ONNX Runtime's word for a run that is not to be captured
+
+bool same_row(const Shape& a, const Shape& b) {
+  return a.rank() == b.rank() &&
+         std::equal(a.dims().begin() + 1, a.dims().end(), b.dims().begin() + 1);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LaneExecutor>> OrtLaneExecutor::create(
+    std::shared_ptr<const LoadedModel> model, const LaneOptions& options) {
+  std::unique_ptr<OrtLaneExecutor> executor(new OrtLaneExecutor(std::move(model)));
+  SERVOLLEY_TRY(executor->initialize(options));
+  return std::unique_ptr<LaneExecutor>(std::move(executor));
+}
+
+Status OrtLaneExecutor::initialize(const LaneOptions& options) {
+  const Signature& signature = model_->signature();
+  const GpuSession& session = *model_->gpu();
+  for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
+    const TensorSpec& spec = signature.inputs[i];
+    inputs_.push_back({.name = spec.name,
+                       .strings = spec.dtype == DType::kBytes,
+                       .on_host = session.host_inputs[i]});
+  }
+  for (std::size_t i = 0; i < signature.outputs.size(); ++i) {
+    const TensorSpec& spec = signature.outputs[i];
+    outputs_.push_back({.name = spec.name,
+                        .plan = OutputPlan(signature, spec),
+                        .copy_of_input = signature.input_index(spec.name),
+                        .dtype = spec.dtype,
+                        .on_host = session.host_outputs[i]});
+  }
+  const std::int64_t none = 0;
+  abi::Value* strings = nullptr;
+  SERVOLLEY_TRY(
+      take(api().create_tensor(model_->library()->allocator(), &none, 1, abi::kString, &strings)));
+  no_strings_ = own(strings, api().release_value);
+
+  cuda::Gpu& device = *gpu().device;
+  for (cuda::Stream* stream : {&up_, &down_}) {
+    auto made = device.create_stream();
+    if (!made) return std::move(made).error();
+    *stream = std::move(*made);
+  }
+  // Without a plan an output has no address, and what has none cannot be replayed.
+  const bool planned = std::all_of(outputs_.begin(), outputs_.end(), [](const Output& output) {
+    return output.plan.possible() && !output.on_host && !output.copy_of_input;
+  });
+  const bool on_device = std::none_of(inputs_.begin(), inputs_.end(),
+                                      [](const Input& input) { return input.on_host; });
+  if (!planned || !on_device) refuse_graphs("not every input and output has a place on the GPU");
+  int graph = 0;
+  for (int i = 0; i < options.lanes; ++i) {
+    Lane& lane = lanes_.emplace_back();
+    for (cuda::Event* event : {&lane.uploaded, &lane.computed, &lane.downloaded}) {
+      auto made = device.create_event();
+      if (!made) return std::move(made).error();
+      *event = std::move(*made);
+    }
+    lane.descents.resize(outputs_.size());
+    auto any = make_binding(0, kNoGraph);
+    if (!any) return std::move(any).error();
+    lane.bindings.push_back(std::move(*any));
+    if (!session.graphs) continue;
+    for (const std::int64_t rows : options.row_buckets) {
+      auto bucket = make_binding(rows, graph++);
+      if (!bucket) return std::move(bucket).error();
+      lane.bindings.push_back(std::move(*bucket));
+    }
+  }
+  return {};
+}
+
+Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(std::int64_t rows, int graph) const {
+  Binding binding;
+  binding.rows = rows;
+  auto run_options = make_run_options(graph);
+  if (!run_options) return std::move(run_options).error();
+  binding.run_options = std::move(*run_options);
+  abi::Binding* raw = nullptr;
+  SERVOLLEY_TRY(take(api().create_binding(model_->session(), &raw)));
+  binding.handle = own(raw, api().release_binding);
+  binding.inputs.resize(inputs_.size());
+  binding.input_memory.resize(inputs_.size());
+  binding.outputs.resize(outputs_.size());
+  binding.output_memory.resize(outputs_.size());
+  binding.runtime_allocates.resize(outputs_.size());
+  // The order of the first binding is the order in which the results come back.
+  for (std::size_t i = 0; i < outputs_.size(); ++i) SERVOLLEY_TRY(leave_to_runtime(binding, i));
+  return binding;
+}
+
+Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(int graph) const {
+  abi::RunOptions* raw = nullptr;
+  SERVOLLEY_TRY(take(api().create_run_options(&raw)));
+  auto options = own(raw, api().release_run_options);
+  // A failed run is answered with its status; a client must not be able to fill the log with it.
+  SERVOLLEY_TRY(take(api().set_run_log_severity(raw, abi::kFatal)));
+  // Who waits for the device is the completing thread.
+  SERVOLLEY_TRY(take(api().add_run_config(raw, "disable_synchronize_execution_providers", "1")));
+  if (model_->gpu()->made_with_graphs) {
+    SERVOLLEY_TRY(take(api().add_run_config(raw, "gpu_graph_id", std::to_string(graph).c_str())));
+  }
+  return options;
+}
+
+Status OrtLaneExecutor::launch(int number, const LaunchedBatch& batch) {
+  Lane& lane = lanes_[static_cast<std::size_t>(number)];
+  SERVOLLEY_TRY(gpu().device->make_current());
+  if (batch.parts.size() != inputs_.size() * batch.requests) {
+    return internal_error("a run needs every input of the signature");
+  }
+  lane.used = &choose(lane, batch);
+  const auto locks = lock_stream(lane);
+  Status status = queue_up(lane, batch);
+  if (!status.ok() && lane.used->rows > 0 && !broken()) status = retry_plainly(lane, batch, status);
+  if (!status.ok()) abandon(lane);
+  return status;
+}
+
+// Whatever else got into the stream while one captures would be captured, too.
+OrtLaneExecutor::StreamLocks OrtLaneExecutor::lock_stream(const Lane& lane) const {
+  GpuSession& session = *model_->gpu();
+  if (!session.made_with_graphs) return {};
+  if (lane.used->rows > 0 && !lane.used->captured) {
+    return {.alone = std::unique_lock(session.capturing), .together = {}};
+  }
+  return {.alone = {}, .together = std::shared_lock(session.capturing)};
+}
+
+Status OrtLaneExecutor::retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why) {
+  Binding& bucket = *lane.used;
+  lane.used = &lane.bindings.front();
+  const Status plain = queue_up(lane, batch);
+  if (plain.ok()) {
+    refuse_graphs(why.message());
+  } else if (!bucket.captured) {
+    bucket.shapes.clear();  // the batch is to blame: another may settle them
+  }
+  return plain;
+}
+
+void OrtLaneExecutor::refuse_graphs(const std::string& why) {
+  if (model_->gpu()->graphs.exchange(false)) {
+    log(abi::kWarning, model_->options().name + ": no CUDA graphs: " + why);
+  }
+}
+
+Status OrtLaneExecutor::queue_up(Lane& lane, const LaunchedBatch& batch) {
+  SERVOLLEY_TRY(outline(*lane.used, batch));
+  SERVOLLEY_TRY(upload(lane, batch));
+  SERVOLLEY_TRY(bind_outputs(lane, batch));
+  Status status = run(lane);
+  if (plans_hold_ && may_be_bound_shape_mismatch(status) && !broken()) {
+    plans_hold_ = false;
+    SERVOLLEY_TRY(bind_outputs(lane, batch));
+    status = run(lane);
+  }
+  SERVOLLEY_TRY(status);
+  SERVOLLEY_TRY(collect(lane));
+  return download(lane);
+}
+
+OrtLaneExecutor::Binding& OrtLaneExecutor::choose(Lane& lane, const LaunchedBatch& batch) const {
+  const bool graphs = batch.rows > 0 && plans_hold_ && model_->gpu()->graphs;
+  for (std::size_t b = 1; graphs && b < lane.bindings.size(); ++b) {
+    Binding& binding = lane.bindings[b];
+    if (binding.rows < batch.rows) continue;
+    // The first batch settles the shapes: a graph is of one shape only.
+    if (binding.shapes.empty()) return binding;
+    bool fits = true;
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      fits = fits && same_row(binding.shapes[i], batch.input(i).front().view.shape);
+    }
+    if (fits) return binding;
+  }
+  return lane.bindings.front();
+}
+
+Status OrtLaneExecutor::outline(const Binding& binding, const LaunchedBatch& batch) {
+  views_.clear();
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    TensorView view = batch.outline(i);
+    const auto expected = view.shape.byte_count(view.dtype);
+    if (!inputs_[i].strings && (!expected || *expected != view.bytes)) {
+      return invalid_argument("input '" + inputs_[i].name + "' has " + std::to_string(view.bytes) +
+                              " bytes, which does not fit its shape " + view.shape.to_string());
+    }
+    if (binding.rows > 0) {
+      view.shape[0] = binding.rows;
+      view.bytes = view.bytes / static_cast<std::size_t>(batch.rows) *
+                   static_cast<std::size_t>(binding.rows);
+    }
+    views_.push_back(view);
+  }
+  return {};
+}
+
+Status OrtLaneExecutor::leave_to_runtime(Binding& binding, std::size_t i) const {
+  binding.runtime_allocates[i] = true;
+  binding.outputs[i].value.reset();
+  const abi::MemoryInfo* memory =
+      outputs_[i].on_host ? model_->library()->cpu_memory() : model_->gpu()->memory.get();
+  return take(api().bind_output_to_device(binding.handle.get(), outputs_[i].name.c_str(), memory));
+}
+
+Status OrtLaneExecutor::run(Lane& lane) {
+  Binding& binding = *lane.used;
+  Status status = take(
+      api().run_with_binding(model_->session(), binding.run_options.get(), binding.handle.get()));
+  if (status.ok()) binding.captured = binding.rows > 0;
+  if (status.code() == Code::kInternal) SERVOLLEY_TRY(gpu().device->probe());
+  return status;
+}
+
+Status OrtLaneExecutor::wait(int number, std::span<OutputTensor> outputs) {
+  Lane& lane = lanes_[static_cast<std::size_t>(number)];
+  Status status = lane.downloaded.wait();
+  for (std::size_t i = 0; status.ok() && i < outputs_.size(); ++i) {
+    Descent& descent = lane.descents[i];
+    OutputTensor& tensor = descent.tensor;
+    if (descent.staged) {
+      std::memcpy(tensor.owner.data(), lane.down.data() + *descent.staged, tensor.view.bytes);
+    } else if (descent.value && !descent.from) {
+      status = adopt(model_, outputs_[i].name, std::move(descent.value), tensor);
+    }
+    outputs[i] = std::move(tensor);
+  }
+  const Status released = let_go(lane);
+  if (status.ok()) status = released;
+  if (!status.ok()) {
+    for (OutputTensor& output : outputs) output = {};
+  }
+  return status;
+}
+
+Status OrtLaneExecutor::let_go(Lane& lane) const {
+  for (Descent& descent : lane.descents) descent = {};
+  Binding* const binding = std::exchange(lane.used, nullptr);
+  if (!binding || broken()) return {};
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    if (!inputs_[i].strings) continue;
+    SERVOLLEY_TRY(
+        take(api().bind_input(binding->handle.get(), inputs_[i].name.c_str(), no_strings_.get())));
+  }
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    if (binding->runtime_allocates[i]) SERVOLLEY_TRY(leave_to_runtime(*binding, i));
+  }
+  return {};
+}
+
+void OrtLaneExecutor::abandon(Lane& lane) {
+  // On a broken device nothing is under way any more, and these say so at once.
+  for (cuda::Stream* stream : {&up_, &compute(), &down_}) (void)stream->synchronize().ok();
+  (void)let_go(lane).ok();
+}
+
+}  // namespace servolley::ort

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+#include "runtime/ort/ort_session.h"
+#include "runtime/ort/ort_value.h"
+#include "runtime/ort/output_plan.h"
+#include "runtime/ort/pinned_block.h"
+#include "runtime/runner.h"
+
+namespace servolley::ort {
+
+// Launches batches on a GPU: inputs go up in one stream, the session computes in its own, outputs
+// come down in a third, and events hold them in order. The rows of pinned requests go straight to
+// their place in the device's batch; small and unpinned ones are gathered in pinned memory first.
+//
+// Strings, and what the session wants on the CPU, stay in host memory. Outputs whose shape nobody
+// knows before the run come down from where the runtime has put them.
+//
+// Where graphs are on, every lane keeps buffers and a graph for every bucket of rows, captured by
+// its first batch; a batch is filled up with rows that nobody reads.
+class OrtLaneExecutor final : public LaneExecutor {
+ public:
+  static Result<std::unique_ptr<LaneExecutor>> create(std::shared_ptr<const LoadedModel> model,
+                                                      const LaneOptions& options);
+
+  int lanes() const override { return static_cast<int>(lanes_.size()); }
+  Status launch(int lane, const LaunchedBatch& batch) override;
+  Status wait(int lane, std::span<OutputTensor> outputs) override;
+  bool broken() const override { return gpu().device->broken(); }
+
+ private:
+  struct Input {
+    std::string name;
+    bool strings = false;
+    bool on_host = false;
+  };
+  struct Output {
+    std::string name;
+    OutputPlan plan;
+    std::optional<std::uint32_t> copy_of_input;  // where an input is itself an output
+    DType dtype = DType::kFp32;
+    bool on_host = false;
+  };
+  // What a lane's batches are bound with: those of any size, or those of one bucket.
+  struct Binding {
+    std::int64_t rows = 0;  // 0: any
+    Handle<abi::RunOptions> run_options;
+    Handle<abi::Binding> handle;
+    std::vector<BoundTensor> inputs;
+    std::vector<BoundTensor> outputs;
+    std::vector<Buffer> input_memory;  // the device's, or gathered on the host
+    std::vector<Buffer> output_memory;
+    std::vector<bool> runtime_allocates;  // by output
+    std::vector<Shape> shapes;            // of the inputs: a bucket's do not change any more
+    bool captured = false;
+  };
+  // An output on its way down.
+  struct Descent {
+    OutputTensor tensor;
+    const std::byte* from = nullptr;    // device memory
+    std::optional<std::size_t> staged;  // its place in the lane's block, if it is not pinned
+    Handle<abi::Value> value;           // what the runtime made, on the device or the host
+  };
+  struct Lane {
+    std::vector<Binding> bindings;  // the first is for any size
+    Binding* used = nullptr;
+    cuda::Event uploaded;
+    cuda::Event computed;
+    cuda::Event downloaded;
+    PinnedBlock up;
+    PinnedBlock down;
+    std::vector<Descent> descents;
+  };
+
+  struct StreamLocks {
+    std::unique_lock<std::shared_mutex> alone;
+    std::shared_lock<std::shared_mutex> together;
+  };
+
+  explicit OrtLaneExecutor(std::shared_ptr<const LoadedModel> model) : model_(std::move(model)) {}
+  Status initialize(const LaneOptions& options);
+  Result<Binding> make_binding(std::int64_t rows, int graph) const;
+  Result<Handle<abi::RunOptions>> make_run_options(int graph) const;
+
+  const abi::Functions& api() const { return model_->library()->api(); }
+  Status take(abi::Error* error) const { return model_->library()->take(error, Phase::kRun); }
+  const OrtGpu& gpu() const { return model_->gpu()->gpu; }
+  cuda::Stream& compute() const { return model_->gpu()->compute; }
+
+  StreamLocks lock_stream(const Lane& lane) const;
+  Status queue_up(Lane& lane, const LaunchedBatch& batch);
+  // After a failure with a graph.
+  Status retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why);
+  void refuse_graphs(const std::string& why);
+  Binding& choose(Lane& lane, const LaunchedBatch& batch) const;
+  Status outline(const Binding& binding, const LaunchedBatch& batch);
+  Status upload(Lane& lane, const LaunchedBatch& batch);
+  Status upload_input(Lane& lane, std::size_t i, std::span<const InputPart> parts,
+                      std::size_t staged);
+  Status bind_device_input(Binding& binding, std::size_t i, bool anew);
+  Status bind_host_input(Lane& lane, std::size_t i, std::span<const InputPart> parts);
+  Status bind_outputs(Lane& lane, const LaunchedBatch& batch);
+  Status bind_output(Binding& binding, std::size_t i, Descent& descent, std::int64_t rows);
+  Status leave_to_runtime(Binding& binding, std::size_t i) const;
+  Status run(Lane& lane);
+  Status collect(Lane& lane);
+  Status download(Lane& lane);
+  Status let_go(Lane& lane) const;
+  // Waits until nothing reads or writes the lane's memory and the batch's.
+  void abandon(Lane& lane);
+
+  const std::shared_ptr<const LoadedModel> model_;
+  cuda::Stream up_;
+  cuda::Stream down_;
+  std::vector<Input> inputs_;
+  std::vector<Output> outputs_;
+  Handle<abi::Value> no_strings_;
+  std::vector<Lane> lanes_;
+  std::vector<TensorView> views_;  // of the batch that is being launched, as the session sees it
+  bool plans_hold_ = true;         // false once the model broke its own shape declarations
+};
+
+}  // namespace servolley::ort

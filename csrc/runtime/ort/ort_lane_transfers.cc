@@ -1,0 +1,252 @@
+// What goes up to the device and comes down from it.
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/ort/ort_lane_executor.h"
+#include "runtime/ort/ort_strings.h"
+
+namespace servolley::ort {
+namespace {
+
+// A DMA of its own costs more than copying that much into the block that goes up at once.
+constexpr std::size_t kDirectBytes = std::size_t{16} << 10;
+constexpr std::size_t kAlignment = 256;
+
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
+
+bool goes_directly(const InputPart& part) { return part.pinned && part.view.bytes >= kDirectBytes; }
+
+void gather(std::span<const InputPart> parts, std::byte* to) {
+  for (const InputPart& part : parts) {
+    if (part.view.bytes) std::memcpy(to, part.view.data, part.view.bytes);
+    to += part.view.bytes;
+  }
+}
+
+Status grow(Buffer& buffer, Pool& pool, std::size_t bytes) {
+  if (buffer && buffer.capacity() >= bytes) return {};
+  buffer.reset();  // first: the pool may need the room
+  auto larger = pool.allocate(bytes);
+  if (!larger) return std::move(larger).error();
+  buffer = std::move(*larger);
+  return {};
+}
+
+}  // namespace
+
+Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
+  Binding& binding = *lane.used;
+  const auto staged_bytes = [&](std::size_t i) {
+    const auto parts = batch.input(i);
+    const bool none = inputs_[i].on_host || std::all_of(parts.begin(), parts.end(), goes_directly);
+    return none ? 0 : aligned(batch.outline(i).bytes);
+  };
+  std::size_t staged = 0;
+  for (std::size_t i = 0; i < inputs_.size(); ++i) staged += staged_bytes(i);
+  SERVOLLEY_TRY(lane.up.reserve(gpu().device, staged));
+  staged = 0;
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const auto parts = batch.input(i);
+    if (inputs_[i].on_host) {
+      SERVOLLEY_TRY(bind_host_input(lane, i, parts));
+      continue;
+    }
+    SERVOLLEY_TRY(grow(binding.input_memory[i], *gpu().memory, views_[i].bytes));
+    SERVOLLEY_TRY(upload_input(lane, i, parts, staged));
+    staged += staged_bytes(i);
+  }
+  SERVOLLEY_TRY(up_.record(lane.uploaded));
+  SERVOLLEY_TRY(compute().wait(lane.uploaded));
+  if (binding.rows > 0 && binding.shapes.empty()) {
+    for (const TensorView& view : views_) binding.shapes.push_back(view.shape);
+  }
+  // A library that does not tell where it wants its inputs copies those that it wants elsewhere
+  // while they are bound: then they have to be there, every time.
+  const bool known = model_->gpu()->places_known;
+  if (!known) SERVOLLEY_TRY(lane.uploaded.wait());
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    if (!inputs_[i].on_host) SERVOLLEY_TRY(bind_device_input(binding, i, !known));
+  }
+  return {};
+}
+
+Status OrtLaneExecutor::bind_device_input(Binding& binding, std::size_t i, bool anew) {
+  std::byte* const data = binding.input_memory[i].data();
+  BoundTensor& bound = binding.inputs[i];
+  if (!bound.is(data, views_[i])) {
+    SERVOLLEY_TRY(bound.wrap(*model_->library(), model_->gpu()->memory.get(), data, views_[i]));
+  } else if (!anew) {
+    return {};
+  }
+  Status status =
+      take(api().bind_input(binding.handle.get(), inputs_[i].name.c_str(), bound.value.get()));
+  if (!status.ok()) bound.value.reset();
+  return status;
+}
+
+Status OrtLaneExecutor::upload_input(Lane& lane, std::size_t i, std::span<const InputPart> parts,
+                                     std::size_t staged) {
+  std::byte* const device = lane.used->input_memory[i].data();
+  std::byte* const block = lane.up.data() + staged;
+  std::size_t at = 0;
+  std::size_t sent = 0;  // what lies between is in the block
+  const auto send_block = [&]() -> Status {
+    if (sent == at) return {};
+    SERVOLLEY_TRY(up_.copy_to_device(device + sent, block + sent, at - sent));
+    sent = at;
+    return {};
+  };
+  for (const InputPart& part : parts) {
+    const std::size_t bytes = part.view.bytes;
+    if (goes_directly(part)) {
+      SERVOLLEY_TRY(send_block());
+      SERVOLLEY_TRY(up_.copy_to_device(device + at, part.view.data, bytes));
+      sent += bytes;
+    } else if (bytes) {
+      std::memcpy(block + at, part.view.data, bytes);
+    }
+    at += bytes;
+  }
+  return send_block();
+}
+
+Status OrtLaneExecutor::bind_host_input(Lane& lane, std::size_t i,
+                                        std::span<const InputPart> parts) {
+  Binding& binding = *lane.used;
+  TensorView view = views_[i];
+  // One request's tensor is read where it lies if its address suits the type.
+  const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+  const bool suits = inputs_[i].strings || address % element_size(view.dtype) == 0;
+  if (parts.size() > 1 || !suits) {
+    SERVOLLEY_TRY(grow(binding.input_memory[i], *model_->options().pool, view.bytes));
+    gather(parts, binding.input_memory[i].data());
+    view.data = binding.input_memory[i].data();
+  }
+  if (view.bytes == 0) view.data = nowhere();
+  abi::Value* value = nullptr;
+  Handle<abi::Value> strings;
+  if (inputs_[i].strings) {
+    auto made = make_strings(*model_->library(), view);
+    if (!made) {
+      return {made.error().code(), "input '" + inputs_[i].name + "': " + made.error().message()};
+    }
+    strings = std::move(*made);
+    value = strings.get();
+  } else {
+    // The interface takes no const; inputs are only read.
+    SERVOLLEY_TRY(binding.inputs[i].wrap(*model_->library(), model_->library()->cpu_memory(),
+                                         const_cast<std::byte*>(view.data), view));
+    value = binding.inputs[i].value.get();
+  }
+  return take(api().bind_input(binding.handle.get(), inputs_[i].name.c_str(), value));
+}
+
+Status OrtLaneExecutor::bind_outputs(Lane& lane, const LaunchedBatch& batch) {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    Descent& descent = lane.descents[i];
+    descent = {};
+    descent.tensor.view.dtype = outputs_[i].dtype;
+    if (const auto input = outputs_[i].copy_of_input) {
+      // The runtime ignores what is bound and hands the input's own memory back.
+      TensorView& view = descent.tensor.view;
+      view = batch.outline(*input);
+      if (view.bytes > model_->options().max_output_bytes) {
+        return too_much_output(outputs_[i].name, model_->options().max_output_bytes);
+      }
+      SERVOLLEY_TRY(grow(descent.tensor.owner, *model_->options().pool, view.bytes));
+      view.data = descent.tensor.owner.data();
+      gather(batch.input(*input), descent.tensor.owner.data());
+      continue;
+    }
+    SERVOLLEY_TRY(bind_output(*lane.used, i, descent, batch.rows));
+  }
+  return {};
+}
+
+Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& descent,
+                                    std::int64_t rows) {
+  const Output& output = outputs_[i];
+  const std::int64_t bound_rows = binding.rows > 0 ? binding.rows : rows;
+  std::optional<Shape> shape;
+  if (plans_hold_ && !output.on_host && output.plan.possible()) {
+    shape = output.plan.infer(views_, bound_rows);
+  }
+  const auto bytes = shape ? shape->byte_count(output.dtype) : std::optional<std::size_t>();
+  if (!bytes) return binding.runtime_allocates[i] ? Status() : leave_to_runtime(binding, i);
+  if (*bytes > model_->options().max_output_bytes) {
+    return too_much_output(output.name, model_->options().max_output_bytes);
+  }
+  SERVOLLEY_TRY(grow(binding.output_memory[i], *gpu().memory, *bytes));
+  std::byte* const data = binding.output_memory[i].data();
+  TensorView view{output.dtype, *shape, data, *bytes};
+  if (binding.runtime_allocates[i] || !binding.outputs[i].is(data, view)) {
+    SERVOLLEY_TRY(
+        binding.outputs[i].wrap(*model_->library(), model_->gpu()->memory.get(), data, view));
+    SERVOLLEY_TRY(take(api().bind_output(binding.handle.get(), output.name.c_str(),
+                                         binding.outputs[i].value.get())));
+    binding.runtime_allocates[i] = false;
+  }
+  if (binding.rows > 0) {
+    if (view.shape.rank() == 0 || view.shape[0] != binding.rows) {
+      return internal_error("output '" + output.name + "' has no row for each of the batch");
+    }
+    view.shape[0] = rows;
+    view.bytes =
+        view.bytes / static_cast<std::size_t>(binding.rows) * static_cast<std::size_t>(rows);
+  }
+  descent.tensor.view = view;
+  descent.from = data;
+  return {};
+}
+
+Status OrtLaneExecutor::collect(Lane& lane) {
+  const Binding& binding = *lane.used;
+  bool any = false;
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    any |= binding.runtime_allocates[i] && !outputs_[i].copy_of_input;
+  }
+  if (!any) return {};
+  auto values = bound_values(*model_->library(), binding.handle.get(), outputs_.size());
+  if (!values) return std::move(values).error();
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    if (!binding.runtime_allocates[i] || outputs_[i].copy_of_input) continue;
+    Descent& descent = lane.descents[i];
+    descent.value = std::move((*values)[i]);
+    if (outputs_[i].on_host) continue;  // read when the run is over
+    TensorView& view = descent.tensor.view;
+    SERVOLLEY_TRY(read_shape(*model_->library(), outputs_[i].name, descent.value.get(), view));
+    if (view.bytes > model_->options().max_output_bytes) {
+      return too_much_output(outputs_[i].name, model_->options().max_output_bytes);
+    }
+    void* data = nullptr;
+    SERVOLLEY_TRY(take(api().tensor_data(descent.value.get(), &data)));
+    descent.from = static_cast<const std::byte*>(data);
+  }
+  return {};
+}
+
+Status OrtLaneExecutor::download(Lane& lane) {
+  std::size_t staged = 0;
+  for (Descent& descent : lane.descents) {
+    if (!descent.from) continue;
+    OutputTensor& tensor = descent.tensor;
+    SERVOLLEY_TRY(grow(tensor.owner, *model_->options().pool, tensor.view.bytes));
+    tensor.view.data = tensor.owner.data();
+    if (tensor.owner.pinned() || tensor.view.bytes == 0) continue;
+    descent.staged = staged;
+    staged += aligned(tensor.view.bytes);
+  }
+  SERVOLLEY_TRY(lane.down.reserve(gpu().device, staged));
+  SERVOLLEY_TRY(compute().record(lane.computed));
+  SERVOLLEY_TRY(down_.wait(lane.computed));
+  for (Descent& descent : lane.descents) {
+    if (!descent.from || descent.tensor.view.bytes == 0) continue;
+    std::byte* const to =
+        descent.staged ? lane.down.data() + *descent.staged : descent.tensor.owner.data();
+    SERVOLLEY_TRY(down_.copy_to_host(to, descent.from, descent.tensor.view.bytes));
+  }
+  return down_.record(lane.downloaded);
+}
+
+}  // namespace servolley::ort

@@ -1,0 +1,286 @@
+#pragma once
+
+// ONNX Runtime's function table with a CUDA provider that this library does not have. Sessions
+// compute on the CPU, but a run is only queued: the stand-in driver's stream carries it out, as a
+// GPU would.
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "client.h"
+#include "runtime/fixture.h"
+#include "runtime/ort/ort_dtype.h"
+#include "runtime/ort/ort_library.h"
+
+namespace servolley::ort::testing {
+
+class CudaTable {
+ public:
+  explicit CudaTable(servolley::testing::Standin& standin) : standin_(standin) {
+    auto opened = open_table(library_path());
+    REQUIRE(opened);
+    real_ = opened->functions;
+    version_ = opened->version;
+    current_ = this;
+  }
+  ~CudaTable() { current_ = nullptr; }
+  CudaTable(const CudaTable&) = delete;
+  CudaTable& operator=(const CudaTable&) = delete;
+
+  // Where the runtime puts what it makes by itself.
+  Pool* device_memory = nullptr;
+
+  // --- what a test may say ---
+  // As a run whose outputs get their shapes from the data, or a library that waits: it returns when
+  // the work is done, with its error.
+  std::atomic<bool> waits{false};
+  std::atomic<int> kernel_us{-1};  // how long a run takes; -1: as the stand-in is configured
+  std::set<std::size_t> host_inputs;
+  bool tells_places = true;
+  std::string refuse_graphs;   // the error of sessions that are made with graphs
+  std::string refuse_capture;  // the error of the first run of every graph
+  // --- what it may ask ---
+  std::map<std::string, std::string> cuda_options;
+  std::map<std::string, std::string> tensorrt_options;
+  std::vector<std::string> appended;
+  std::vector<int> graph_runs;   // ids, -1 where there was to be no graph
+  std::atomic<int> bindings{0};  // inputs and outputs that were bound
+  std::atomic<int> failed{0};    // queued runs that ended in an error
+
+  std::shared_ptr<OrtLibrary> library() {
+    abi::Functions f = real_;
+    f.available_providers = [](char*** names, int* count) -> abi::Error* {
+      static char cpu[] = "CPUExecutionProvider";
+      static char cuda[] = "CUDAExecutionProvider";
+      static char tensorrt[] = "TensorrtExecutionProvider";
+      static char* all[] = {tensorrt, cuda, cpu};
+      *names = all;
+      *count = 3;
+      return nullptr;
+    };
+    f.release_providers = [](char**, int) -> abi::Error* { return nullptr; };
+    f.create_cuda_options = [](abi::CudaOptions** out) -> abi::Error* {
+      *out = reinterpret_cast<abi::CudaOptions*>(current_);
+      return nullptr;
+    };
+    f.release_cuda_options = [](abi::CudaOptions*) {};
+    f.update_cuda_options = [](abi::CudaOptions*, const char* const* keys,
+                               const char* const* values, std::size_t count) -> abi::Error* {
+      for (std::size_t i = 0; i < count; ++i) current_->cuda_options[keys[i]] = values[i];
+      return nullptr;
+    };
+    f.append_cuda = [](abi::SessionOptions*, const abi::CudaOptions*) -> abi::Error* {
+      current_->appended.emplace_back("cuda");
+      return nullptr;
+    };
+    f.create_tensorrt_options = [](abi::TensorRtOptions** out) -> abi::Error* {
+      *out = reinterpret_cast<abi::TensorRtOptions*>(current_);
+      return nullptr;
+    };
+    f.release_tensorrt_options = [](abi::TensorRtOptions*) {};
+    f.update_tensorrt_options = [](abi::TensorRtOptions*, const char* const* keys,
+                                   const char* const* values, std::size_t count) -> abi::Error* {
+      for (std::size_t i = 0; i < count; ++i) current_->tensorrt_options[keys[i]] = values[i];
+      return nullptr;
+    };
+    f.append_tensorrt = [](abi::SessionOptions*, const abi::TensorRtOptions*) -> abi::Error* {
+      current_->appended.emplace_back("tensorrt");
+      return nullptr;
+    };
+    f.create_memory_info = [](const char* name, int, int, int, abi::MemoryInfo** out) {
+      CHECK(std::string(name) == "Cuda");
+      abi::Error* error =
+          current_->real_.create_cpu_memory_info(abi::kDeviceAllocator, abi::kDefaultMemory, out);
+      current_->on_cuda_.insert(*out);
+      return error;
+    };
+    f.memory_info_name = [](const abi::MemoryInfo* info, const char** name) -> abi::Error* {
+      if (!current_->on_cuda_.contains(info)) return current_->real_.memory_info_name(info, name);
+      *name = "Cuda";
+      return nullptr;
+    };
+    f.input_memory = !tells_places
+                         ? nullptr
+                         : +[](const abi::Session* session, const abi::MemoryInfo** places,
+                               std::size_t count) -> abi::Error* {
+      abi::Error* error = current_->real_.input_memory(session, places, count);
+      for (std::size_t i = 0; i < count; ++i) {
+        if (!current_->host_inputs.contains(i)) places[i] = *current_->on_cuda_.begin();
+      }
+      return error;
+    };
+    f.output_memory = !tells_places ? nullptr
+                                    : +[](const abi::Session*, const abi::MemoryInfo** places,
+                                          std::size_t count) -> abi::Error* {
+      for (std::size_t i = 0; i < count; ++i) places[i] = *current_->on_cuda_.begin();
+      return nullptr;
+    };
+    f.create_session = [](const abi::Env* env, const char* path, const abi::SessionOptions* options,
+                          abi::Session** out) -> abi::Error* {
+      CudaTable& self = *current_;
+      const bool refused = self.refuses_session();
+      abi::Error* error =
+          self.real_.create_session(env, refused ? "/nonexistent" : path, options, out);
+      if (!error) self.remember(*out);
+      return error;
+    };
+    f.create_session_from_array = [](const abi::Env* env, const void* model, std::size_t bytes,
+                                     const abi::SessionOptions* options,
+                                     abi::Session** out) -> abi::Error* {
+      CudaTable& self = *current_;
+      const std::size_t there = self.refuses_session() ? 3 : bytes;
+      abi::Error* error = self.real_.create_session_from_array(env, model, there, options, out);
+      if (!error) self.remember(*out);
+      return error;
+    };
+    f.add_run_config = [](abi::RunOptions* options, const char* key,
+                          const char* value) -> abi::Error* {
+      const std::lock_guard lock(current_->mutex_);
+      current_->run_options_[options][key] = value;
+      return nullptr;
+    };
+    f.bind_input = [](abi::Binding* binding, const char* name, const abi::Value* value) {
+      ++current_->bindings;
+      return current_->real_.bind_input(binding, name, value);
+    };
+    f.bind_output = [](abi::Binding* binding, const char* name, const abi::Value* value) {
+      ++current_->bindings;
+      return current_->real_.bind_output(binding, name, value);
+    };
+    f.tensor_data = [](abi::Value* value, void** data) { return current_->on_device(value, data); };
+    f.release_value = [](abi::Value* value) {
+      {
+        const std::lock_guard lock(current_->mutex_);
+        current_->made_.erase(value);
+      }
+      current_->real_.release_value(value);
+    };
+    f.run_with_binding = [](abi::Session* session, const abi::RunOptions* options,
+                            const abi::Binding* binding) {
+      return current_->run(session, options, binding);
+    };
+    auto created = Library::create(f, version_);
+    REQUIRE(created);
+    return *created;
+  }
+
+ private:
+  struct Job {
+    CudaTable& table;
+    abi::Session* session;
+    const abi::RunOptions* options;
+    const abi::Binding* binding;
+    abi::Error* error = nullptr;
+    bool done = false;
+    bool waited = false;
+  };
+
+  // Once for each session that is made with graphs.
+  bool refuses_session() {
+    return !refuse_graphs.empty() && cuda_options.erase("enable_cuda_graph") > 0;
+  }
+  void remember(const abi::Session* session) {
+    const std::lock_guard lock(mutex_);
+    streams_[session] =
+        reinterpret_cast<CUstream_st*>(std::stoull(cuda_options.at("user_compute_stream")));
+  }
+
+  abi::Error* run(abi::Session* session, const abi::RunOptions* options,
+                  const abi::Binding* binding) {
+    CUstream_st* stream = nullptr;
+    bool first = false;
+    {
+      const std::lock_guard lock(mutex_);
+      stream = streams_.at(session);
+      auto& config = run_options_.at(options);
+      CHECK(config.at("disable_synchronize_execution_providers") == "1");
+      const int graph = config.contains("gpu_graph_id") ? std::stoi(config["gpu_graph_id"]) : -1;
+      first =
+          graph >= 0 && std::find(graph_runs.begin(), graph_runs.end(), graph) == graph_runs.end();
+      graph_runs.push_back(graph);
+    }
+    if (first && !refuse_capture.empty()) return make_error();
+    auto* job = new Job{*this, session, options, binding};
+    job->waited = waits;
+    const auto call = [](void* argument) {
+      static_cast<Job*>(argument)->table.carry_out(argument);
+    };
+    REQUIRE(standin_.launch(stream, "kernel", call, job, kernel_us) == 0);
+    if (!job->waited) return nullptr;
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [&] { return job->done; });
+    abi::Error* const error = job->error;
+    delete job;
+    return error;
+  }
+
+  // An output of the runtime's own, moved to where it would be on a GPU.
+  abi::Error* on_device(abi::Value* value, void** data) {
+    const abi::Functions& api = real_;
+    if (abi::Error* error = api.tensor_data(value, data)) return error;
+    abi::TensorInfo* info = nullptr;
+    REQUIRE_FALSE(api.tensor_info(value, &info));
+    TensorView view;
+    int type = 0;
+    std::size_t rank = 0;
+    std::int64_t dims[kMaxRank] = {};
+    REQUIRE_FALSE(api.element_type(info, &type));
+    REQUIRE_FALSE(api.rank(info, &rank));
+    REQUIRE_FALSE(api.dims(info, dims, rank));
+    api.release_tensor_info(info);
+    for (std::size_t i = 0; i < rank; ++i) view.shape.push_back(dims[i]);
+    const std::size_t bytes = *view.shape.byte_count(*from_ort(type));
+    auto memory = device_memory->allocate(bytes);
+    REQUIRE(memory);
+    if (bytes) std::memcpy(standin_.host_address(memory->data()), *data, bytes);
+    *data = memory->data();
+    const std::lock_guard lock(mutex_);
+    made_[value] = std::move(*memory);
+    return nullptr;
+  }
+
+  void carry_out(void* argument) {
+    auto* job = static_cast<Job*>(argument);
+    abi::Error* const error = real_.run_with_binding(job->session, job->options, job->binding);
+    if (job->waited) {
+      const std::lock_guard lock(mutex_);
+      job->error = error;
+      job->done = true;
+      done_.notify_all();
+      return;
+    }
+    if (error) {
+      ++failed;
+      real_.release_error(error);
+    }
+    delete job;
+  }
+
+  // Some error of the library's own.
+  abi::Error* make_error() {
+    abi::MemoryInfo* none = nullptr;
+    abi::Error* error = real_.create_memory_info("no such memory", 0, 0, 0, &none);
+    REQUIRE(error != nullptr);
+    return error;
+  }
+
+  static inline CudaTable* current_ = nullptr;
+  servolley::testing::Standin& standin_;
+  abi::Functions real_;
+  std::string version_;
+  std::mutex mutex_;
+  std::condition_variable done_;
+  std::set<const abi::MemoryInfo*> on_cuda_;
+  std::map<const abi::Value*, Buffer> made_;
+  std::map<const abi::Session*, CUstream_st*> streams_;
+  std::map<const abi::RunOptions*, std::map<std::string, std::string>> run_options_;
+};
+
+}  // namespace servolley::ort::testing
