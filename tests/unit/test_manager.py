@@ -277,3 +277,60 @@ async def test_a_model_without_versions_ends_and_says_why() -> None:
     await f.settle(on_disk("m", error="no version directory holds model.onnx", empty=True))
     assert f.states("m") == {1: State.END}
     assert [why.message for _, _, why in f.manager.failures()] == ["no version directory holds model.onnx"]
+
+
+async def test_a_model_whose_device_fails_is_not_ready_at_once_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    f = Fixture(load_retries=1, load_retry_interval_s=60)
+    timers: list[tuple[float, Any]] = []
+    loads: list[fake_core.Servable] = []
+
+    def call_later(delay: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
+        timers.append((delay, lambda: callback(*args)))
+        return asyncio.TimerHandle(0, callback, args, f.loop)
+
+    def load(name: str, version: int, path: str, options: dict[str, Any]) -> fake_core.Servable:
+        servable = fake_core.Servable(name, version)
+        servable.devices = ["cuda:0"]
+        if name == "m":
+            loads.append(servable)
+        return servable
+
+    monkeypatch.setattr(f.loop, "call_later", call_later)
+    monkeypatch.setattr(f.engine, "load", load)
+    both = (on_disk("m", 1), on_disk("other", 1))
+    await f.settle(*both)
+    model, other = f.manager.models["m"], f.manager.models["other"]
+    for expected in (State.AVAILABLE, State.END):
+        loads[-1].broken = True
+        assert model.available() == {}  # before anybody has looked for it
+        assert other.available()
+        (delay, look), *rest = timers
+        timers[:] = rest
+        assert delay == 1.0
+        look()
+        assert f.engine.routes["m"] == ([], None, {})
+        await f.settle(*both)
+        assert loads[-1].closed
+        assert [(name, version, why.code) for name, version, why in f.manager.failures()] == [
+            ("m", 1, "INTERNAL")
+        ]
+        retries = [retry for delay, retry in timers if delay == 60]
+        timers[:] = [timer for timer in timers if timer[0] != 60]
+        for retry in retries:
+            retry()
+        await f.settle(*both)
+        assert f.states("m") == {1: expected}
+    assert len(loads) == 2  # it stays out
+    assert f.states("other") == {1: State.AVAILABLE}
+    assert f.engine.routes["other"] == ([1], 1, {})
+    await f.manager.close()
+
+
+async def test_nobody_looks_after_models_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = Fixture()
+    calls: list[float] = []
+    monkeypatch.setattr(f.loop, "call_later", lambda delay, *_: calls.append(delay))
+    await f.settle(on_disk("m", 1))
+    assert calls == []

@@ -27,6 +27,7 @@ from servolley.repository.versions import (
 from servolley.status import Code
 
 _REMEMBERED_ENDS = 16  # versions at END that a model keeps showing
+_HEALTH_INTERVAL_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Manager:
         self._unloads: dict[asyncio.Task[None], str] = {}
         self._retries: dict[tuple[str, int], asyncio.TimerHandle] = {}
         self._loading = Loading(engine, settings.load_threads, loop, warm_up)
+        self._health_timer: asyncio.TimerHandle | None = None
         self._closing = False
         self._first_loads_over = False
 
@@ -147,6 +149,8 @@ class Manager:
         for timer in self._retries.values():
             timer.cancel()
         self._retries.clear()
+        if self._health_timer is not None:
+            self._health_timer.cancel()
         await self._wait_for_all()
         for model in self._models.values():
             for life in model.versions.values():
@@ -281,6 +285,33 @@ class Manager:
         self._publish(model)
         fields = {"model": model.name, "version": life.version}
         _log.info("available", extra={"fields": fields | _describe(servable)})
+        if servable.devices != ["cpu"] and self._health_timer is None and not self._closing:
+            self._health_timer = self._loop.call_later(_HEALTH_INTERVAL_S, self._look_for_broken)
+
+    # --- devices that fail ---
+
+    def _look_for_broken(self) -> None:
+        """Takes what answers nothing any more out, and tries it again later."""
+        self._health_timer = None
+        if self._closing:
+            return
+        on_devices = False
+        for model in list(self._models.values()):
+            for life in list(model.versions.values()):
+                if life.state is not State.AVAILABLE or life.servable is None:
+                    continue
+                if life.servable.broken:
+                    self._begin_break(model, life)
+                else:
+                    on_devices = on_devices or life.servable.devices != ["cpu"]
+        if on_devices:
+            self._health_timer = self._loop.call_later(_HEALTH_INTERVAL_S, self._look_for_broken)
+
+    def _begin_break(self, model: ModelRecord, life: VersionRecord) -> None:
+        life.failure = Failure(Code.INTERNAL.canonical, "the device that it runs on has failed")
+        fields = {"model": model.name, "version": life.version, "error": life.failure.message}
+        _log.error("broken", extra={"fields": fields})
+        self._begin_unload(model, life)
 
     # --- unloading ---
 
@@ -294,6 +325,8 @@ class Manager:
         if servable is not None:
             await self._loading.unload(servable)
         life.advance(State.END)
+        if life.failure is not None and life.version in model.aspired:
+            self._schedule_retry(model, life)
         _log.info("unloaded", extra={"fields": {"model": model.name, "version": life.version}})
         self._step(model)
 
@@ -381,6 +414,7 @@ def _describe(servable: Servable) -> dict[str, object]:
     return {
         "max_batch_size": servable.max_batch_size,
         "execution": servable.execution,
+        "device": ",".join(servable.devices),
         "instances": servable.instances,
         "load_ms": servable.load_ns // 1_000_000,
     }

@@ -71,11 +71,11 @@ class ModelRecord:
     traffic: TrafficRecord = field(default_factory=TrafficRecord)
 
     def available(self) -> "dict[int, Servable]":
-        """Versions that answer requests, ascending."""
+        """Versions that answer requests, ascending. One whose devices have failed does not."""
         return {
             version: record.servable
             for version, record in sorted(self.versions.items())
-            if record.state is State.AVAILABLE and record.servable is not None
+            if record.state is State.AVAILABLE and record.servable is not None and not record.servable.broken
         }
 
     def weights(self) -> dict[int, object]:
