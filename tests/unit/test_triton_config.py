@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from servolley.config import triton
-from servolley.config.model import Batching, ModelConfig, Runtime, Versions
+from servolley.config.model import Batching, ModelConfig, Runtime, TensorRT, Versions
 from servolley.config.strict import ConfigError
 from servolley.config.warm_up import WarmupInput, WarmupRequest
 from servolley.front.grpc.messages import Messages
@@ -86,6 +86,24 @@ def test_an_empty_file_is_our_default(messages: Messages) -> None:
         ),
         ("instance_group [ { count: 3 kind: KIND_CPU } ]", ModelConfig(runtime=Runtime(instances=3))),
         ("instance_group [ { count: 1 }, { count: 2 } ]", ModelConfig(runtime=Runtime(instances=3))),
+        (
+            "instance_group { kind: KIND_GPU gpus: [10, 2] count: 2 }",
+            ModelConfig(runtime=Runtime(devices=["cuda:2", "cuda:10"], instances=2)),
+        ),
+        ("optimization { cuda { graphs: true } }", ModelConfig(runtime=Runtime(cuda_graphs=True))),
+        (
+            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' "
+            "parameters { key: 'precision_mode' value: 'FP16' } "
+            "parameters { key: 'max_workspace_size_bytes' value: '1024' } "
+            "parameters { key: 'trt_engine_cache_path' value: '/cache' } } } }",
+            ModelConfig(
+                runtime=Runtime(
+                    tensorrt=TensorRT(
+                        precision="fp16", cache="/cache", options={"trt_max_workspace_size": "1024"}
+                    )
+                )
+            ),
+        ),
         ('parameters { key: "intra_op_thread_count" value: { string_value: "0" } }', ModelConfig()),
         # Whose shapes are written out, 0 means unbatched; else it is the default, and found out.
         ("max_batch_size: 0", ModelConfig()),
@@ -116,7 +134,18 @@ def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> No
         ("max_batch_size: -1", "max_batch_size"),
         ("dynamic_batching { priority_levels: 2 }", "priority"),
         ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "DELAY"),
-        ("instance_group { kind: KIND_GPU gpus: [0, 1] }", "cuda:1"),
+        ("instance_group [ { kind: KIND_GPU }, { kind: KIND_CPU } ]", "cuda:0"),
+        ("instance_group [ { kind: KIND_GPU count: 2 }, { kind: KIND_GPU gpus: 1 count: 1 } ]", "cuda:1"),
+        (
+            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' "
+            "parameters { key: 'wheels' value: '4' } } } }",
+            "wheels",
+        ),
+        (
+            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' "
+            "parameters { key: 'precision_mode' value: 'FP4' } } } }",
+            "fp4",
+        ),
         ("optimization { graph { level: 7 } }", "level"),
         (
             "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }",

@@ -16,7 +16,7 @@ _BACKENDS = {"", "onnxruntime"}
 _PLATFORMS = {"", "onnxruntime_onnx"}
 # optimization.graph.level: 0 = everything.
 _GRAPH_LEVELS = {0: "all", -1: "basic", 1: "extended", 2: "off"}
-_ACCELERATORS = {"cuda"}
+_ACCELERATORS = {"cuda", "tensorrt"}
 _COUNTS = {"intra_op_thread_count": "intra_op_threads", "inter_op_thread_count": "inter_op_threads"}
 _SWITCHES = {
     "execution_mode": "parallel_execution",
@@ -141,11 +141,15 @@ def _batching(message: Any) -> dict[str, Any]:
 def _runtime(message: Any) -> dict[str, Any]:
     runtime: dict[str, Any] = {}
     if message.instance_group:
-        runtime["device"], runtime["instances"] = _placement(message.instance_group)
+        runtime |= _placement(message.instance_group)
     level = message.optimization.graph.level
     if level not in _GRAPH_LEVELS:
         raise ConfigError(f"optimization.graph: level {level} is not known")
     runtime["graph_optimization"] = _GRAPH_LEVELS[level]
+    runtime["cuda_graphs"] = message.optimization.cuda.graphs
+    for each in message.optimization.execution_accelerators.gpu_execution_accelerator:
+        if each.name == "tensorrt":
+            runtime["tensorrt"] = _tensorrt(each.parameters)
     for key, parameter in message.parameters.items():
         if key not in _COUNTS and key not in _SWITCHES:
             continue
@@ -185,20 +189,42 @@ def _warm_up_input(name: str, given: Any) -> dict[str, Any]:
     return tensor
 
 
-def _placement(groups: Any) -> tuple[str, int]:
-    """The device, and how many instances on it."""
-    devices: set[str] = set()
-    count = 0
+def _tensorrt(parameters: Any) -> dict[str, Any]:
+    tensorrt: dict[str, Any] = {}
+    options: dict[str, str] = {}
+    for key, value in parameters.items():
+        if key == "precision_mode":
+            tensorrt["precision"] = value.lower()
+        elif key == "trt_engine_cache_path":
+            tensorrt["cache"] = value
+        elif key == "trt_engine_cache_enable" and value.lower() in {"0", "false"}:
+            tensorrt["cache"] = ""
+        elif key == "max_workspace_size_bytes":
+            options["trt_max_workspace_size"] = value
+        elif key.startswith("trt_"):
+            options[key] = value
+        else:
+            raise ConfigError(f"execution_accelerators: tensorrt has no parameter '{key}' here")
+    return tensorrt | {"options": options}
+
+
+def _placement(groups: Any) -> dict[str, Any]:
+    """The devices, and how many instances on each."""
+    counts: dict[str, int] = {}
     for group in groups:
-        on_gpu = group.kind == _KIND_GPU or (group.kind == _KIND_AUTO and group.gpus)
-        devices |= {f"cuda:{gpu}" for gpu in group.gpus or [0]} if on_gpu else {"cpu"}
         if group.passive or group.secondary_devices:
             raise ConfigError("instance_group: passive groups and secondary devices are not supported")
-        # Without a number Triton starts two instances on CPUs; here they are chosen for the device.
-        count += group.count
-    if len(devices) != 1:
-        raise ConfigError(f"instance_group: one device for each model, not {', '.join(sorted(devices))}")
-    return devices.pop(), count
+        on_gpu = group.kind == _KIND_GPU or (group.kind == _KIND_AUTO and group.gpus)
+        for device in [f"cuda:{gpu}" for gpu in group.gpus or [0]] if on_gpu else ["cpu"]:
+            # Without a number Triton starts two instances on CPUs; here they are chosen for the device.
+            counts[device] = counts.get(device, 0) + group.count
+    devices = sorted(counts, key=lambda device: (len(device), device))
+    if "cpu" in counts and len(counts) > 1:
+        raise ConfigError(f"instance_group: CPUs or GPUs for each model, not {', '.join(devices)}")
+    if len(set(counts.values())) > 1:
+        raise ConfigError(f"instance_group: as many instances on each of {', '.join(devices)}")
+    where = {"device": devices[0]} if len(devices) == 1 else {"devices": devices}
+    return where | {"instances": counts[devices[0]]}
 
 
 def _remarks(message: Any) -> list[str]:
