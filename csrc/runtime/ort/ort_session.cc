@@ -218,9 +218,12 @@ Status LoadedModel::find_places() {
 }
 
 LoadedModel::~LoadedModel() {
-  session_.reset();
-  // The C library keeps freed memory for itself otherwise; unloading is rare and may take the time.
-  ::malloc_trim(0);
+  quiet_.run([this] {
+    session_.reset();
+    // The C library keeps freed memory for itself otherwise; unloading is rare and may take the
+    // time.
+    ::malloc_trim(0);
+  });
 }
 
 Result<std::shared_ptr<Runner>> load_model(std::shared_ptr<OrtLibrary> library,

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "runtime/fixture.h"
@@ -30,6 +31,8 @@ std::vector<int> all_nicenesses() {
 
 // What ONNX Runtime's own calls see.
 int during_create = -1;
+int during_release = -1;
+decltype(abi::Functions::release_session) real_release = nullptr;
 decltype(abi::Functions::create_session) real_create = nullptr;
 decltype(abi::Functions::create_session_from_array) real_create_from_array = nullptr;
 
@@ -44,6 +47,11 @@ abi::Error* watched_create_from_array(const abi::Env* env, const void* model, st
   return real_create_from_array(env, model, bytes, options, out);
 }
 
+void watched_release(abi::Session* session) {
+  during_release = niceness_of(::gettid());
+  real_release(session);
+}
+
 }  // namespace
 
 TEST_CASE("only the thread that loads is nicer, and only meanwhile") {
@@ -54,6 +62,8 @@ TEST_CASE("only the thread that loads is nicer, and only meanwhile") {
   functions.create_session = &watched_create;
   real_create_from_array = functions.create_session_from_array;
   functions.create_session_from_array = &watched_create_from_array;
+  real_release = functions.release_session;
+  functions.release_session = &watched_release;
   auto created = Library::create(functions, opened->version, 0);
   REQUIRE(created);
   const std::shared_ptr<OrtLibrary> library = *created;
@@ -61,23 +71,31 @@ TEST_CASE("only the thread that loads is nicer, and only meanwhile") {
   OrtOptions options;
   options.pool = &pool;
   options.intra_op_threads = 4;
+  std::thread([] {}).join();  // with the first, a sanitizer starts one of its own
   const int ours = niceness_of(::gettid());
   const std::size_t threads_before = all_nicenesses().size();
   for (const int niceness : {0, 7}) {
     options.load_niceness = niceness;
-    during_create = -1;
-    const auto runner = load_model(library, model_path("heavy"), options);
+    during_create = during_release = -1;
+    auto runner = load_model(library, model_path("heavy"), options);
     REQUIRE(runner);
     CHECK(during_create == std::min(ours + niceness, 19));
     const auto now = all_nicenesses();
     CHECK(now.size() == threads_before + 3);  // the session's own, beside the caller
     CHECK(std::ranges::all_of(now, [&](int each) { return each == ours; }));
     // And they work.
-    const auto executor = Runtime::executor_of(**runner);
+    auto executor = Runtime::executor_of(**runner);
     const std::vector<float> row(256, 1);
     const TensorView inputs[] = {floats({1, 256}, row)};
     std::vector<OutputTensor> outputs(1);
     CHECK(executor->run(inputs, 1, outputs).ok());
+    // It goes as it came.
+    outputs.clear();
+    executor.reset();
+    CHECK(during_release == -1);
+    runner->reset();
+    CHECK(during_release == std::min(ours + niceness, 19));
+    CHECK(all_nicenesses().size() == threads_before);
   }
 }
 
