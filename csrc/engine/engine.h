@@ -33,7 +33,7 @@ struct EngineOptions {
   std::uint64_t request_timeout_us = 30'000'000;  // TensorFlow Serving's REST timeout; 0 = none
   std::uint64_t inline_threshold_us = 50;
   std::uint64_t busy_poll_us = 50;  // see BusyPoll; 0 = never
-  int load_niceness = 10;           // how far loads stand back behind serving; see QuietWork
+  int load_niceness = 19;           // how far loads stand back behind serving; see QuietWork
   net::Http1Limits http;
   net::Http2Limits http2;
   // zlib's level for messages to gRPC clients that accept compressed ones; 0 = never compressed.

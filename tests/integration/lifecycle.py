@@ -49,7 +49,7 @@ def states(server: Server, model: str = "m") -> dict[int, str]:
     return {int(row["version"]): row["state"] for row in answer.json()["model_version_status"]}
 
 
-def await_states(server: Server, expected: dict[int, str], model: str = "m") -> None:
+def await_states(server: Server, expected: dict[int, str], model: str = "m", timeout_s: float = 60) -> None:
     """Versions at END that are not expected do not count."""
 
     def reached() -> bool:
@@ -57,7 +57,7 @@ def await_states(server: Server, expected: dict[int, str], model: str = "m") -> 
         return {v: s for v, s in found.items() if v in expected or s != "END"} == expected
 
     try:
-        wait_until(reached, 30, f"{model} is {expected}")
+        wait_until(reached, timeout_s, f"{model} is {expected}")
     except AssertionError:
         raise AssertionError(f"{model} is {states(server, model)}, not {expected}:\n{server.log}") from None
 

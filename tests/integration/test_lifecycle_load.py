@@ -33,6 +33,9 @@ from integration.lifecycle import (
 )
 from integration.server_process import wait_until
 
+#: A load stands back behind the askers, for long where they leave little of the machine.
+SLOW_S = 240
+
 
 def await_more_answers(askers: Askers, count: int = 40) -> None:
     before = len(askers.answers)
@@ -75,7 +78,7 @@ def test_a_model_that_takes_five_seconds_to_load(serve: ServerFactory, tmp_path:
         await_states(server, {1: "AVAILABLE"}, "n")
         assert states(server)[2] == "LOADING"
         assert server.get("/v2/health/ready").status == 200
-        await_states(server, {2: "AVAILABLE"})
+        await_states(server, {2: "AVAILABLE"}, timeout_s=SLOW_S)
         await_more_answers(askers)
     askers.assert_in_order(1, 2)
     assert pauses(askers) < 1
@@ -94,7 +97,7 @@ def test_a_version_that_vanishes_while_it_loads(serve: ServerFactory, tmp_path: 
         put(root, "m", 2, models.slow_to_load(rounds_that_take(1), 2))
         await_states(server, {1: "AVAILABLE", 2: "LOADING"})
         shutil.rmtree(root / "m" / "2")
-        await_states(server, {1: "AVAILABLE", 2: "END"})
+        await_states(server, {1: "AVAILABLE", 2: "END"}, timeout_s=SLOW_S)
         await_more_answers(askers)
     assert constant_of(server) == 1
 

@@ -29,7 +29,8 @@ def nicenesses(server: Server) -> Counter[int]:
     return found
 
 
-@pytest.mark.parametrize("niceness", [10, 4])
+# Beside the niceness of the test itself, 19 in all is the most there is.
+@pytest.mark.parametrize("niceness", [8, 4])
 def test_the_loading_thread_and_no_other(serve: ServerFactory, tmp_path: Path, niceness: int) -> None:
     root = repository(tmp_path / "r", 1)
     (root / "m" / "model.toml").write_text("[runtime]\nintra_op_threads = 3\nexecution = 'threads'\n")

@@ -35,7 +35,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_override_size: bytes of the files that came with loads over the repository API, as long as they are
         needed.
     load_threads: models loading at once.
-    load_niceness: how far loading and warming up stand back behind serving, 0 to 19.
+    load_niceness: how far loading, warming up and unloading stand back behind serving, 0 to 19.
     load_retries, load_retry_interval_s: a failed version is tried again that often; the interval doubles each
         time, up to five minutes.
     """
@@ -56,7 +56,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     warmup: bool = True
     warmup_iterations: Annotated[int, Meta(ge=1, le=1000)] = 1
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
-    load_niceness: Annotated[int, Meta(ge=0, le=19)] = 10
+    load_niceness: Annotated[int, Meta(ge=0, le=19)] = 19
     load_retries: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
     load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 5.0
 
