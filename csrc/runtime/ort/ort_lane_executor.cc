@@ -42,6 +42,7 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
                         .dtype = spec.dtype,
                         .on_host = session.host_outputs[i]});
   }
+  places_.resize(inputs_.size());
   const std::int64_t none = 0;
   abi::Value* strings = nullptr;
   SERVOLLEY_TRY(

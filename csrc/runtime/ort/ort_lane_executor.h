@@ -122,8 +122,9 @@ class OrtLaneExecutor final : public LaneExecutor {
   std::vector<Output> outputs_;
   Handle<abi::Value> no_strings_;
   std::vector<Lane> lanes_;
-  std::vector<TensorView> views_;  // of the batch that is being launched, as the session sees it
-  bool plans_hold_ = true;         // false once the model broke its own shape declarations
+  std::vector<TensorView> views_;   // of the batch that is being launched, as the session sees it
+  std::vector<std::byte*> places_;  // where it finds its inputs on the device
+  bool plans_hold_ = true;          // false once the model broke its own shape declarations
 };
 
 }  // namespace servolley::ort

@@ -15,7 +15,18 @@ constexpr std::size_t kAlignment = 256;
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
 
-bool goes_directly(const InputPart& part) { return part.pinned && part.view.bytes >= kDirectBytes; }
+bool goes_directly(const InputPart& part) {
+  return part.on_device || (part.pinned && part.view.bytes >= kDirectBytes);
+}
+
+// The memory of a request that lies on the device by itself, where kernels take it as it is.
+std::byte* in_place(std::span<const InputPart> parts) {
+  if (parts.size() != 1 || !parts[0].on_device) return nullptr;
+  const std::byte* const data = parts[0].view.data;
+  // The interface takes no const; inputs are only read.
+  return reinterpret_cast<std::uintptr_t>(data) % kAlignment == 0 ? const_cast<std::byte*>(data)
+                                                                  : nullptr;
+}
 
 void gather(std::span<const InputPart> parts, std::byte* to) {
   for (const InputPart& part : parts) {
@@ -52,7 +63,11 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
       SERVOLLEY_TRY(bind_host_input(lane, i, parts));
       continue;
     }
+    // A graph is replayed with the addresses that it was captured with.
+    places_[i] = binding.rows == 0 ? in_place(parts) : nullptr;
+    if (places_[i]) continue;
     SERVOLLEY_TRY(grow(binding.input_memory[i], *gpu().memory, views_[i].bytes));
+    places_[i] = binding.input_memory[i].data();
     SERVOLLEY_TRY(upload_input(lane, i, parts, staged));
     staged += staged_bytes(i);
   }
@@ -72,7 +87,7 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
 }
 
 Status OrtLaneExecutor::bind_device_input(Binding& binding, std::size_t i, bool anew) {
-  std::byte* const data = binding.input_memory[i].data();
+  std::byte* const data = places_[i];
   BoundTensor& bound = binding.inputs[i];
   if (!bound.is(data, views_[i])) {
     SERVOLLEY_TRY(bound.wrap(*model_->library(), model_->gpu()->memory.get(), data, views_[i]));
@@ -101,7 +116,8 @@ Status OrtLaneExecutor::upload_input(Lane& lane, std::size_t i, std::span<const 
     const std::size_t bytes = part.view.bytes;
     if (goes_directly(part)) {
       SERVOLLEY_TRY(send_block());
-      SERVOLLEY_TRY(up_.copy_to_device(device + at, part.view.data, bytes));
+      SERVOLLEY_TRY(part.on_device ? up_.copy_on_device(device + at, part.view.data, bytes)
+                                   : up_.copy_to_device(device + at, part.view.data, bytes));
       sent += bytes;
     } else if (bytes) {
       std::memcpy(block + at, part.view.data, bytes);

@@ -113,6 +113,9 @@ class OrtRunner final : public Runner {
   const Signature& signature() const override { return models_.front()->signature(); }
   std::string_view platform() const override { return "onnxruntime_onnx"; }
   std::span<const DeviceId> devices() const override { return devices_; }
+  bool takes_device_memory() const override {
+    return !models_.empty() && std::all_of(models_.begin(), models_.end(), all_on_device);
+  }
   Result<std::unique_ptr<Executor>> create_executor() override {
     return OrtExecutor::create(models_.front());
   }
@@ -129,6 +132,18 @@ class OrtRunner final : public Runner {
   }
 
  private:
+  // Whether the host never has to look into an input.
+  static bool all_on_device(const std::shared_ptr<const LoadedModel>& model) {
+    if (!model->gpu() || !model->gpu()->places_known) return false;
+    const Signature& signature = model->signature();
+    for (std::size_t i = 0; i < signature.inputs.size(); ++i) {
+      if (model->gpu()->host_inputs[i] || signature.inputs[i].dtype == DType::kBytes) return false;
+    }
+    return std::none_of(signature.outputs.begin(), signature.outputs.end(), [&](const auto& spec) {
+      return signature.input_index(spec.name).has_value();
+    });
+  }
+
   const std::vector<std::shared_ptr<const LoadedModel>> models_;
   std::vector<DeviceId> devices_;
 };

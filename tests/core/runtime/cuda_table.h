@@ -207,13 +207,14 @@ class CudaTable {
       graph_runs.push_back(graph);
     }
     if (first && !refuse_capture.empty()) return make_error();
+    const bool waited = waits;  // else the job is the stream's from its launch on
     auto* job = new Job{*this, session, options, binding};
-    job->waited = waits;
+    job->waited = waited;
     const auto call = [](void* argument) {
       static_cast<Job*>(argument)->table.carry_out(argument);
     };
     REQUIRE(standin_.launch(stream, "kernel", call, job, kernel_us) == 0);
-    if (!job->waited) return nullptr;
+    if (!waited) return nullptr;
     std::unique_lock lock(mutex_);
     done_.wait(lock, [&] { return job->done; });
     abi::Error* const error = job->error;

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "device/memory_of.h"
 #include "runtime/gpu_fixture.h"
 
 using namespace servolley;
@@ -249,6 +250,46 @@ TEST_CASE(
   CHECK(values_of<float>(outputs[0])[40'000] == 1.0F);
   CHECK(gpus.standin.count("pageable_copy") == 0);  // nothing makes the host wait
   CHECK(gpus.standin.count("cuStreamSynchronize") == 0);
+}
+
+TEST_CASE("what lies on the device already is used there: alone as it is, with others copied") {
+  Gpus gpus;
+  auto runner = gpus.load("identity_fp32");
+  CHECK(runner->takes_device_memory());
+  auto lanes = Gpus::lanes(*runner, 1);
+  Parts host(gpus.pool, DType::kFp32, {1000});
+  host.add(1, 1).add(2, 30);
+  std::vector<std::byte> bytes;
+  const TensorView whole[] = {host.whole(bytes)};
+  const auto wanted = gpus.on_cpu("identity_fp32", whole, 3);
+  const servolley::testing::DeviceBytes memory(gpus.gpu(), 2 * 8000);
+  for (const std::size_t offset : {std::size_t{0}, std::size_t{4}}) {
+    InputPart there = host.parts()[1];
+    std::memcpy(gpus.standin.host_address(memory.data()) + offset, there.view.data,
+                there.view.bytes);
+    there.view.data = memory.data() + offset;
+    there.pinned = false;
+    there.on_device = true;
+
+    const InputPart parts[] = {host.parts()[0], there};
+    gpus.standin.clear_log();
+    check_same(run(*lanes, {.parts = parts, .requests = 2, .rows = 3}), wanted);
+    CHECK(gpus.standin.count("copy_on_device") == 1);
+
+    gpus.standin.clear_log();
+    const auto alone = run(*lanes, {.parts = {&there, 1}, .requests = 1, .rows = 2});
+    const auto rows = content(wanted[0]);
+    CHECK(content(alone[0]) == std::vector<std::byte>(rows.begin() + 4000, rows.end()));
+    // In place, unless its address does not suit the kernels.
+    CHECK(gpus.standin.count("copy_on_device") == (offset == 0 ? 0 : 1));
+    CHECK(gpus.standin.count("copy_to_device") == 0);
+  }
+}
+
+TEST_CASE("inputs that the host has to see are taken from there only") {
+  Gpus gpus;
+  CHECK_FALSE(gpus.load("identity_bytes")->takes_device_memory());
+  CHECK_FALSE(gpus.load("passthrough")->takes_device_memory());  // an output that is an input
 }
 
 TEST_CASE("the options of the providers, and memory that comes back") {
