@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -207,19 +208,22 @@ class CudaTable {
       graph_runs.push_back(graph);
     }
     if (first && !refuse_capture.empty()) return make_error();
-    const bool waited = waits;  // else the job is the stream's from its launch on
-    auto* job = new Job{*this, session, options, binding};
-    job->waited = waited;
+    // A device that fails carries nothing out any more: the table keeps the jobs, not the stream.
+    Job* job = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      jobs_.push_back(std::unique_ptr<Job>(new Job{*this, session, options, binding}));
+      job = jobs_.back().get();
+      job->waited = waits;
+    }
     const auto call = [](void* argument) {
       static_cast<Job*>(argument)->table.carry_out(argument);
     };
     REQUIRE(standin_.launch(stream, "kernel", call, job, kernel_us) == 0);
-    if (!waited) return nullptr;
+    if (!job->waited) return nullptr;
     std::unique_lock lock(mutex_);
     done_.wait(lock, [&] { return job->done; });
-    abi::Error* const error = job->error;
-    delete job;
-    return error;
+    return job->error;
   }
 
   // An output of the runtime's own, moved to where it would be on a GPU.
@@ -261,7 +265,6 @@ class CudaTable {
       ++failed;
       real_.release_error(error);
     }
-    delete job;
   }
 
   // Some error of the library's own.
@@ -281,6 +284,7 @@ class CudaTable {
   std::set<const abi::MemoryInfo*> on_cuda_;
   std::map<const abi::Value*, Buffer> made_;
   std::map<const abi::Session*, CUstream_st*> streams_;
+  std::vector<std::unique_ptr<Job>> jobs_;
   std::map<const abi::RunOptions*, std::map<std::string, std::string>> run_options_;
 };
 
