@@ -124,7 +124,6 @@ def test_load_and_unload_say_that_the_repository_decides(client: InferenceServer
 
 def test_calls_that_are_not_there_say_so(client: InferenceServerClient) -> None:
     calls: list[Callable[[], object]] = [
-        client.get_cuda_shared_memory_status,
         lambda: client.register_system_shared_memory("r", "/key", 64),
         lambda: client.register_cuda_shared_memory("r", b"\0" * 64, 0, 64),
         client.unregister_system_shared_memory,

@@ -104,7 +104,7 @@ def test_a_version_that_vanishes_while_it_loads(serve: ServerFactory, tmp_path: 
 
 def test_a_version_deleted_while_it_answers(serve: ServerFactory, tmp_path: Path) -> None:
     root = models.save_repository(
-        tmp_path / "r", {"m": models.plus(1), "slow": {1: models.plus(1), 2: models.slow(1000)}}
+        tmp_path / "r", {"m": models.plus(1), "slow": {1: models.plus(1), 2: models.slow(6000)}}
     )
     server = serve(root, *QUICK)
     tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 512], "data": [0.5] * 512}

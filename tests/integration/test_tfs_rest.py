@@ -274,7 +274,7 @@ def test_keep_alive_after_errors(tfs: Server) -> None:
 
 def test_timeout(serve: ServerFactory, tmp_path: Path) -> None:
     """The REST timeout drops work that is still waiting: 504 while the model is busy, and it never runs."""
-    root = models.save_repository(tmp_path / "models", {"slow": models.slow(rounds=800)})
+    root = models.save_repository(tmp_path / "models", {"slow": models.slow(rounds=6000)})
     (root / "slow" / "model.toml").write_text("[batching]\nmax_batch_size = 0\n")
     server = serve(root, config="[limits]\nrequest_timeout_ms = 200\n")
     before = server.statistics("slow")["inference_count"]

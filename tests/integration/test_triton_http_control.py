@@ -133,8 +133,8 @@ def test_load_and_unload_say_that_the_repository_decides(client: InferenceServer
 
 def test_calls_that_are_not_there_say_so(client: InferenceServerClient) -> None:
     for call in (
-        client.get_cuda_shared_memory_status,
         lambda: client.register_system_shared_memory("r", "/key", 64),
+        lambda: client.register_cuda_shared_memory("r", b"A" * 88, 0, 64),
         client.unregister_system_shared_memory,
     ):
         with pytest.raises(InferenceServerException, match="not support") as failure:

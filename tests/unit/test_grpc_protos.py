@@ -30,7 +30,7 @@ LEFT_OUT = {
         "model_repository_agents",
         "sequence_batching",
     },
-    "inference.ModelOptimizationPolicy": {"cuda"},
+    "inference.ModelOptimizationPolicy.Cuda": {"graph_spec"},
     "tensorflow.TensorInfo": {"composite_tensor"},
     "tensorflow.TensorProto": {"resource_handle_val", "variant_val"},
     # Here only the scope of the version policy, which ModelConfig uses.

@@ -206,7 +206,7 @@ async def test_model_config_of_an_unbatched_model_on_a_gpu(front: Front) -> None
     config = ModelConfig(runtime=runtime, batching=Batching(max_batch_size=0), class_labels={"y": "l.txt"})
     record.found = ModelOnDisk("m", None, config)
     servable = cast("Any", record.versions[3].servable)
-    servable.max_batch_size = 0
+    servable.max_batch_size, servable.devices = 0, ["cuda:2"]
     servable.inputs = [fake_core.TensorSpec("s", "BYTES", "DT_STRING", [2, -1])]
     document = await front.get("/v2/models/m/config")
     assert document["input"][0]["data_type"] == "TYPE_STRING"
