@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.servers import cpu_seconds, machine_busy_seconds
+from benchmarks.servers import cpu_seconds, cpu_seconds_of, machine_busy_seconds, process_tree
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -61,23 +61,27 @@ class Sample:
 
 
 class _CpuClock(threading.Thread):
-    """Reads a server's processor time against the steady clock while wrk runs."""
+    """Reads a server's processor time against the steady clock while wrk runs.
+
+    It runs beside a server that has every core for itself, and what it takes is missing there: so the
+    processes are looked up only once.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self._pid = pid
+        self._pids = tuple(process_tree(pid))
         self._stop_event = threading.Event()
         self._points: list[tuple[float, float]] = []
 
     def run(self) -> None:
         while not self._stop_event.is_set():
-            self._points.append((time.monotonic(), cpu_seconds(self._pid)))
+            self._points.append((time.monotonic(), cpu_seconds_of(self._pids)))
             self._stop_event.wait(_SAMPLE_S)
 
     def stop(self) -> None:
         self._stop_event.set()
         self.join()
-        self._points.append((time.monotonic(), cpu_seconds(self._pid)))
+        self._points.append((time.monotonic(), cpu_seconds_of(self._pids)))
 
     def at(self, instant: float) -> float:
         """Processor seconds used until `instant`, between two readings in proportion."""
