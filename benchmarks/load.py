@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.servers import Server
 
 _SCRIPT: Final = Path(__file__).with_name("request.lua")
-_SAMPLE_S: Final = 0.01
+_SAMPLE_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
