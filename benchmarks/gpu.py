@@ -1,6 +1,6 @@
 """The benchmark on a GPU: servolley over loopback beside ONNX Runtime called in process, in one table.
 
-    python benchmarks/gpu.py [--device cuda:0] [--models tiny,bert,resnet50] [--full] [--markdown]
+    python benchmarks/gpu.py [--device cuda:0] [--models tiny,bert,resnet50] [--full|--quick] [--markdown]
 
 "host copies" are counted in a server of its own: the bytes that it copies in user space for one request, over
 the request's tensor. What the kernel copies from a socket and what a GPU fetches itself are not among them.
@@ -9,7 +9,8 @@ On the CPU the model's own copies are.
 "share" is the server's items per second over the best that ONNX Runtime reaches in process on the same GPU,
 with any batch size, with or without CUDA graphs, its inputs already on the device. `--device cpu` runs the
 same script where there is no GPU: without CUDA shared memory, lanes and graphs, and its figures say nothing
-about GPUs.
+about GPUs. `--quick` is for a GPU that is lent for minutes: a second of every line, three batch sizes. The
+table of limits comes last; the exit status is 1 if one of them was missed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,9 +33,10 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 import numpy as np  # noqa: E402
 from benchmarks import models, servers  # noqa: E402
-from benchmarks.gpu_load import Plan, Seen, ask, http_request, measure  # noqa: E402
-from benchmarks.gpu_yardsticks import BusyShare, DeviceMemory, RawRun, raw  # noqa: E402
-from benchmarks.report import Table  # noqa: E402
+from benchmarks.gpu_load import Plan, ask, http_request, measure  # noqa: E402
+from benchmarks.gpu_results import Copies, Results, Row, Variant  # noqa: E402
+from benchmarks.gpu_yardsticks import BusyShare, DeviceMemory, raw  # noqa: E402
+from benchmarks.report import processor  # noqa: E402
 
 import models as test_models  # noqa: E402
 
@@ -53,39 +55,11 @@ MODELS: Final[dict[str, tuple[Callable[[], onnx.ModelProto], npt.NDArray[Any]]]]
     "bert-small": (lambda: models.bert(2, 128, 1000, 16), np.full((1, 16), 7, np.int64)),
 }
 _BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
+_FEW_BATCHES: Final = (1, 16, 64)
 _DATATYPES: Final = {"float32": "FP32", "int64": "INT64"}
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _REGION: Final = "benchmark"
 _COUNTED: Final = 50  # requests
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    lanes: int
-    graphs: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    model: str
-    variant: Variant
-    transport: str
-    connections: int
-    seen: Seen
-    server_us: float
-    busy: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Copies:
-    """Bytes that the server copied in user space for one request alone."""
-
-    model: str
-    transport: str
-    tensor_bytes: int
-    copied_bytes: float
 
 
 class Bench:
@@ -96,17 +70,16 @@ class Bench:
         cores = sorted(os.sched_getaffinity(0))
         self._processes = max(1, min(len(cores) // 2, 8))
         self._cores = frozenset(cores)
-        self.rows: list[Row] = []
-        self.raw: dict[str, list[RawRun]] = {}
-        self.copies: list[Copies] = []
+        self.results = Results()
 
     def run(self) -> None:
         for name in self._given.models:
             build, row = MODELS[name]
             _say(f"{name}: ONNX Runtime in process")
             file = test_models.save_model(self._folder / name / name, build())
-            batches = [batch for batch in _BATCHES if batch <= self._given.largest_batch]
-            self.raw[name] = raw(file, self._given.device, self._given.seconds / 2, batches)
+            sizes = _FEW_BATCHES if self._given.quick else _BATCHES
+            batches = [batch for batch in sizes if batch <= self._given.largest_batch]
+            self.results.raw[name] = raw(file, self._given.device, self._given.seconds / 2, batches)
             for variant in self._variants():
                 self._serve(name, row, variant)
             self._count_copies(name, row)
@@ -129,7 +102,7 @@ class Bench:
                 request = _request(transport, name, row)
                 body = self._folder / f"{name}.{transport}"
                 body.write_bytes(request)
-                for connections in self._given.connections if first else _middle(self._given.connections):
+                for connections in self._given.connections if first else _telling(self._given.connections):
                     method = _METHOD if transport == "grpc" else ""
                     plan = Plan(server.port, str(body), connections, self._given.seconds, method)
                     _say(f"{name}: {transport}, {connections} at once, {variant}")
@@ -137,7 +110,9 @@ class Bench:
                     with BusyShare(self._given.device) as busy:
                         seen = measure(plan, self._processes, self._given.seconds)
                     used = (servers.cpu_seconds(server.pid) - before) / seen.requests * 1e6
-                    self.rows.append(Row(name, variant, transport, connections, seen, used, busy.share))
+                    self.results.rows.append(
+                        Row(name, variant, transport, connections, seen, used, busy.share)
+                    )
             if memory:
                 _post(server, f"/v2/cudasharedmemory/region/{_REGION}/unregister", {})
                 memory.close()
@@ -167,13 +142,10 @@ class Bench:
                 before = int.from_bytes(file.read_bytes(), sys.byteorder)
                 ask(plan, _COUNTED)
                 copied = int.from_bytes(file.read_bytes(), sys.byteorder) - before
-                self.copies.append(Copies(name, transport, row.nbytes, copied / _COUNTED))
+                self.results.copies.append(Copies(name, transport, row.nbytes, copied / _COUNTED))
 
     def _transports(self) -> list[str]:
         return ["http", "grpc", "cuda-shm"] if self._on_gpu else ["http", "grpc"]
-
-    def best(self, model: str) -> RawRun:
-        return max(self.raw[model], key=lambda run: run.items_per_second)
 
 
 @contextlib.contextmanager
@@ -224,49 +196,18 @@ def _request(transport: str, model: str, row: npt.NDArray[Any]) -> bytes:
     return http_request(f"/v2/models/{model}/infer", content, headers)
 
 
-def _middle(connections: Sequence[int]) -> list[int]:
-    """What shows lanes and graphs: some company, and plenty."""
-    return [count for count in connections if count in (8, 64)] or [connections[-1]]
+def _telling(connections: Sequence[int]) -> list[int]:
+    """What shows lanes and graphs: alone, and plenty."""
+    return [count for count in connections if count in (1, 64)] or [connections[-1]]
 
 
-def render(bench: Bench, markdown: bool) -> str:
-    raw_rows = [
-        [name, str(run.batch), "yes" if run.graph else "no", f"{run.items_per_second:,.0f}", f"{run.us:,.0f}"]
-        for name, runs in bench.raw.items()
-        for run in runs
-    ]
-    rows = [
-        [
-            f"{row.model}, {row.transport}",
-            str(row.variant.lanes or "-"),
-            "yes" if row.variant.graphs else "no",
-            str(row.connections),
-            f"{row.seen.per_second:,.0f}",
-            f"{row.seen.per_second / bench.best(row.model).items_per_second:.0%}",
-            f"{row.seen.p50_us:,.0f}",
-            f"{row.seen.p99_us:,.0f}",
-            f"{row.server_us:,.0f}",
-            "-" if row.busy is None else f"{row.busy:.0%}",
-        ]
-        for row in bench.rows
-    ]
-    columns = ["served", "lanes", "graphs", "at once", "items/s", "share"]
-    columns += ["p50 us", "p99 us", "server CPU us", "GPU busy"]
-    copies = [
-        [
-            f"{count.model}, {count.transport}",
-            f"{count.tensor_bytes:,}",
-            f"{count.copied_bytes:,.0f}",
-            f"{count.copied_bytes / count.tensor_bytes:.2f}",
-        ]
-        for count in bench.copies
-    ]
-    tables = [
-        Table("ONNX Runtime in process", ("model", "batch", "graph", "items/s", "us/batch"), raw_rows),
-        Table("servolley over loopback, one item a request", columns, rows),
-        Table("Copied in user space", ("served", "tensor bytes", "bytes/request", "host copies"), copies),
-    ]
-    return "\n\n".join(table.markdown() if markdown else table.plain() for table in tables if table.rows)
+def _gpu_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return processor()
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "-i"]
+    index = device.partition(":")[2] or "0"
+    done = subprocess.run([*query, index], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or device
 
 
 def _say(text: str) -> None:
@@ -289,18 +230,26 @@ def main() -> int:
     parser.add_argument(
         "--connections", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 64, 256]
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="of every line")
+    parser.add_argument("--seconds", type=float, help="of every line (2; with --quick 1)")
     parser.add_argument("--largest-batch", type=int, default=64)
-    parser.add_argument("--full", action="store_true", help="everything with every variant")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--full", action="store_true", help="everything with every variant")
+    extent.add_argument("--quick", action="store_true", help="a few minutes in all")
     parser.add_argument("--markdown", action="store_true", help="the tables as Markdown")
     given = parser.parse_args()
+    given.seconds = given.seconds or (1.0 if given.quick else 2.0)
     # Ended from outside, it still stops what it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="servolley-gpu-") as folder:
         bench = Bench(given, Path(folder))
         bench.run()
-    print(render(bench, given.markdown))
-    return 0
+    results = bench.results
+    print(
+        results.render(
+            given.markdown, f"{_gpu_name(given.device)}, loopback; medians of {given.seconds:g} s."
+        )
+    )
+    return 1 if any(limit.verdict == "FAIL" for limit in results.limits()) else 0
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ class Bench:
         affair: the ceiling runs on one fixed buffer and pays for none of that.
         """
         share = sample.load_cpu_us * sample.per_second / 1e6
-        seconds = max(self._pace.in_process_s, self._volley_seconds(connections) / 3)
+        seconds = max(self._pace.in_process_s, self._volley_seconds(connections))
         with yardsticks.companion(share, 1 / sample.per_second, self._folder, self._cores.both):
             (run,) = yardsticks.ort_in_process(
                 self._models[case.model], [self._best_image_run], seconds, self._cores.both
