@@ -240,6 +240,13 @@ def test_one_file_of_a_web_server(serve: ServerFactory, far: Path, web: Web, cac
         assert server.stop() == 0
 
 
+def test_a_password_is_not_logged(web: Web, cache: tuple[str, Path]) -> None:
+    with from_url(web.url.replace("://", "://u:secret@") + "/nobody", *cache) as server:
+        assert server.wait_exit() == 1
+        assert "FileNotFoundError" in server.log
+        assert "secret" not in server.log
+
+
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [

@@ -165,11 +165,12 @@ async def test_nothing_is_started_after_the_end(job: Job) -> None:
 
 
 async def test_what_it_prints_is_logged(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    program = "import sys\nprint('oh', file=sys.stderr, flush=True)\n" + ECHO
+    words = "oh, http://u:secret@host/"
+    program = f"import sys\nprint({words!r}, file=sys.stderr, flush=True)\n" + ECHO
     with caplog.at_level(logging.WARNING):
         async with running(job, program) as process:
             await process.names()
-    assert "mirror: oh" in caplog.text
+    assert "mirror: oh, http://host/" in caplog.text
 
 
 # --- in the server

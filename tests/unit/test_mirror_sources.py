@@ -19,7 +19,15 @@ from servolley.mirror.cache import Cache
 from servolley.mirror.folder import RemoteFolder, open_repository
 from servolley.mirror.manifest import ManifestListing
 from servolley.mirror.mirror import Mirror
-from servolley.mirror.names import MirrorError, cache_folder, scheme_of, shown, valid_segment
+from servolley.mirror.names import (
+    MirrorError,
+    cache_folder,
+    said,
+    scheme_of,
+    shown,
+    valid_segment,
+    without_credentials,
+)
 
 SUM = "0" * 64
 
@@ -39,6 +47,21 @@ def test_who_calls_is_not_shown() -> None:
     with pytest.raises(MirrorError) as failure:
         scheme_of("ftp://me:word@host/models")
     assert "word" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("http://u:secret@host/", "http://host/"),
+        ("404, url='https://u:se@cret@host:1/a@b'", "404, url='https://host:1/a@b'"),
+        ("https://secret@host/x and s3://secret:secret@host", "https://host/x and s3://host"),
+        ("http://host/me@home?mail=a@b", "http://host/me@home?mail=a@b"),
+        ("nothing at all: me@home", "nothing at all: me@home"),
+    ],
+)
+def test_messages_of_others_without_credentials(text: str, left: str) -> None:
+    assert without_credentials(text) == left
+    assert said(FileNotFoundError(text)) == f"FileNotFoundError: {left}"
 
 
 @pytest.mark.parametrize(
@@ -264,6 +287,22 @@ def test_answers_that_are_errors_take_nothing_away(web: Web, status: int) -> Non
     for _ in range(3):
         assert set(mirror.sync().problems) == {"m"}
     assert web.contents() == {"m/1/model.onnx": "one"}
+
+
+def test_a_password_is_in_no_message(web: Web) -> None:
+    """fsspec puts the whole URL into what it raises."""
+    web.put("m/1/model.onnx", "one")
+    web.url = web.url.replace("://", "://u:secret@")
+    messages: list[str] = []
+    for statuses in ({"/": 404}, {"/m/1/model.onnx": 404}, {"/m/1/": 500}):
+        web.handler.statuses = statuses
+        try:
+            messages += web.mirror().sync().problems.values()
+        except MirrorError as error:
+            messages.append(str(error))
+    assert len(messages) == 3
+    assert "secret" not in "".join(messages)
+    assert web.contents() == {}
 
 
 def test_links_that_lead_elsewhere(web: Web) -> None:

@@ -13,7 +13,7 @@ from servolley.mirror.cache import Cache
 from servolley.mirror.folder import open_repository
 from servolley.mirror.messages import Answer, Ask, Job
 from servolley.mirror.mirror import Mirror
-from servolley.mirror.names import MirrorError, shown
+from servolley.mirror.names import MirrorError, said, shown
 
 _NICENESS = 10
 _BETWEEN_SIGNS_S = 1.0
@@ -78,7 +78,7 @@ def _work(mirror: Mirror, ask: Ask, voice: _Voice) -> None:
     except MirrorError as error:
         voice.say(Answer(number=ask.number, error=str(error)))
     except Exception as error:
-        voice.say(Answer(number=ask.number, error=f"{type(error).__name__}: {error}"))
+        voice.say(Answer(number=ask.number, error=said(error)))
 
 
 def _answer(mirror: Mirror, ask: Ask) -> Answer:

@@ -16,6 +16,7 @@ from servolley.mirror.names import (
     EXTRAS,
     MANIFEST,
     MirrorError,
+    said,
     scheme_of,
     shown,
     valid_segment,
@@ -314,7 +315,7 @@ def _file_system(scheme: str, options: dict[str, Any]) -> Any:
         what = f"pip install 'servolley[{EXTRAS[scheme]}]' ({error.name})"
         raise MirrorError(f"{scheme}:// needs what is not installed: {what}") from error
     except Exception as error:
-        raise MirrorError(f"{scheme}://: {type(error).__name__}: {error}") from error
+        raise MirrorError(f"{scheme}://: {said(error)}") from error
 
 
 def open_repository(

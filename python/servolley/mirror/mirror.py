@@ -17,7 +17,7 @@ from servolley.config.strict import ConfigError, load_toml, read_config
 from servolley.mirror.cache import Cache, State, forget_notes, state_of, write_state
 from servolley.mirror.download import Budget, Downloads
 from servolley.mirror.listing import Files, Listing, RemoteModel, digest_of, size_of
-from servolley.mirror.names import CONFIG_FILES, MirrorError, shown
+from servolley.mirror.names import CONFIG_FILES, MirrorError, said, shown
 from servolley.repository.versions import aspired_versions
 
 # Of what the policy does not want any more that stays, so that going back takes no time.
@@ -350,7 +350,7 @@ class Mirror:
         except MirrorError as error:
             raise MirrorError(f"{self._url}: {error}") from error
         except Exception as error:
-            raise MirrorError(f"{self._url}: {type(error).__name__}: {error}") from error
+            raise MirrorError(f"{self._url}: {said(error)}") from error
 
     @contextlib.contextmanager
     def _kept_apart(self, model: str, outcome: Outcome) -> Iterator[None]:
@@ -360,4 +360,4 @@ class Mirror:
         except MirrorError as error:
             outcome.problems[model] = str(error)
         except Exception as error:
-            outcome.problems[model] = f"{type(error).__name__}: {error}"
+            outcome.problems[model] = said(error)

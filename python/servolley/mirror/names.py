@@ -23,6 +23,8 @@ COMPLETE_MARKER = ".complete"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
+# Greedy: a password may have an "@" of its own.
+_USER_INFORMATION = re.compile(r"://[^/?#\s]*@")
 _LONGEST_NAME_BYTES = 200  # a file system's limit less what we put behind it
 
 
@@ -45,6 +47,16 @@ def shown(url: str) -> str:
     """A URL without who calls and what signs it."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def without_credentials(text: str) -> str:
+    """A message of somebody else's, without the user and password of any URL in it."""
+    return _USER_INFORMATION.sub("://", text)
+
+
+def said(error: BaseException) -> str:
+    """What an exception of somebody else's says, for the log."""
+    return without_credentials(f"{type(error).__name__}: {error}")
 
 
 def valid_segment(name: str) -> bool:

@@ -11,7 +11,7 @@ import sys
 import msgspec
 
 from servolley.mirror.messages import Answer, Ask, Job
-from servolley.mirror.names import MirrorError
+from servolley.mirror.names import MirrorError, without_credentials
 
 # It gives a sign every second while it works, except while the remote side keeps it waiting.
 SILENCE_S = 300.0
@@ -135,4 +135,5 @@ async def _log_lines(process: asyncio.subprocess.Process) -> None:
     assert process.stderr is not None
     with contextlib.suppress(ValueError):
         async for line in process.stderr:
-            _log.warning("mirror: %s", line.decode("utf-8", "backslashreplace").rstrip())
+            text = line.decode("utf-8", "backslashreplace").rstrip()
+            _log.warning("mirror: %s", without_credentials(text))
