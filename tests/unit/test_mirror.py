@@ -285,3 +285,37 @@ def test_states_that_are_none(bench: Bench) -> None:
         assert bench.cache.versions("m") == {}
         bench.begin().sync()
         assert bench.cache.versions("m").keys() == {1}
+
+
+# --- names that change what they are
+
+
+def test_a_file_that_becomes_a_folder_and_back(bench: Bench) -> None:
+    for before, after in (("m/labels", "m/labels/en/a.txt"), ("m/x/y/z", "m/x")):
+        bench.put(before, "file")
+        bench.sync()
+        for there, gone in ((after, before), (before, after)):
+            bench.delete(gone.removesuffix("/y/z") if gone == before else gone.removesuffix("/en/a.txt"))
+            bench.put(there, "other")
+            assert bench.settle().problems == {}
+            assert bench.contents()[there] == "other"
+            assert gone not in bench.contents()
+            assert bench.leftovers() == []
+        assert bench.begin().sync().repaired == []
+
+
+def test_a_version_that_becomes_a_file_and_back(bench: Bench) -> None:
+    bench.put("m/2/model.onnx", "two")
+    bench.sync()
+    for _ in range(2):
+        bench.delete("m/2")
+        bench.put("m/2", "file")
+        for _ in range(3):
+            assert bench.sync().problems == {}
+        assert bench.contents() == {"m/1/model.onnx": "one", "m/2": "file"}
+        bench.delete("m/2")
+        bench.put("m/2/model.onnx", "two")
+        for _ in range(3):
+            assert bench.sync().problems == {}
+        assert bench.contents() == {"m/1/model.onnx": "one", "m/2/model.onnx": "two"}
+    assert bench.begin().sync().repaired == []

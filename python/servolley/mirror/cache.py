@@ -158,20 +158,24 @@ class Cache:
         """``folder``: those of ``files`` that have changed."""
         place = self.root / model
         before = self.head(model)
+        # What is gone goes first: a folder may have got the name of a file, or a file that of a folder.
+        for path in before.files if before is not None else ():
+            if path not in files:
+                _unlink(place, path)
         for path in files:
             staged = folder / path
             if staged.exists():
+                if (place / path).is_dir():
+                    self._trash(place / path)  # a version that is a file by now
                 (place / path).parent.mkdir(parents=True, exist_ok=True)
                 staged.rename(place / path)
-        for path in before.files if before is not None else ():
-            if path not in files:
-                (place / path).unlink(missing_ok=True)
         write_state(place, state)
         _sync(place)
+        self._empty_trash()
 
     def remove(self, model: str, version: int | None = None) -> None:
         place = self.root / model if version is None else self.root / model / str(version)
-        if place.exists():
+        if place.is_dir():  # a file by the name of a version is none
             self._trash(place)
             self._empty_trash()
 
@@ -227,6 +231,21 @@ def note_written(folder: Path, path: str, file: RemoteFile, written: Written) ->
 def forget_notes(folder: Path, files: Files) -> None:
     for path in files:
         _note(folder / path).unlink(missing_ok=True)
+
+
+def _unlink(place: Path, path: str) -> None:
+    """A file below ``place``, and the folders that are empty then."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if (place / path).is_dir():
+            return  # a version has its name by now
+        (place / path).unlink()
+    for folder in (place / path).parents:
+        if folder == place:
+            break
+        try:
+            folder.rmdir()
+        except OSError:
+            break  # not empty, or gone already
 
 
 def _note(path: Path) -> Path:
