@@ -147,6 +147,12 @@ class DeviceMemory:
         self._must("cuIpcGetMemHandle", handle, self._pointer)
         self.handle = handle.raw
 
+    def content(self) -> bytes:
+        """What lies in it now."""
+        content = ctypes.create_string_buffer(self.bytes)
+        self._must("cuMemcpyDtoH_v2", content, self._pointer, ctypes.c_size_t(self.bytes))
+        return content.raw
+
     def _must(self, name: str, *arguments: Any) -> None:
         result = getattr(self._driver, name)(*arguments)
         if result != 0:

@@ -3,12 +3,17 @@ on the CPU first, so that where they fail on a GPU it is not they that are wrong
 
 from __future__ import annotations
 
+import base64
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc
+import tritonclient.http
+from benchmarks.gpu_yardsticks import DeviceMemory
 from tritonclient.http import InferenceServerClient, InferInput
 
 import models
@@ -42,19 +47,16 @@ def infer(server: Server, model: str, rows: Array) -> Array:
         return output
 
 
-def on(device: str, repository: Path) -> Path:
+def on(device: str, repository: Path, more: str = "") -> Path:
     for name, _ in CASES:
         (repository / name / "model.toml").write_text(
-            f'[batching]\nmax_batch_size = 32\n[runtime]\ndevice = "{device}"\n'
+            f'[batching]\nmax_batch_size = 32\n[runtime]\ndevice = "{device}"\n{more}'
         )
     return repository
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_answers_are_onnx_runtimes_alone_and_in_company(
-    serve: ServerFactory, repository: Path, device: str
-) -> None:
-    server = serve(on(device, repository))
+def check_answers(server: Server) -> None:
+    """Every model and number of rows, alone and in company."""
     questions = [
         (name, sample("FP32", (rows, *shape), seed))
         for seed, rows in enumerate(ROWS)
@@ -71,6 +73,44 @@ def test_answers_are_onnx_runtimes_alone_and_in_company(
         check(index)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(check, [*range(len(questions))] * 8))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_answers_are_onnx_runtimes_alone_and_in_company(
+    serve: ServerFactory, repository: Path, device: str
+) -> None:
+    check_answers(serve(on(device, repository)))
+
+
+@pytest.mark.gpu
+def test_graphs_answer_what_runs_answer(serve: ServerFactory, repository: Path) -> None:
+    server = serve(on("cuda:0", repository, "cuda_graphs = true\n"))
+    check_answers(server)
+    for name, _ in CASES:
+        assert server.metric("servolley_cuda_graphs", model=name) == 1, server.log
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("module", [tritonclient.http, tritonclient.grpc], ids=["http", "grpc"])
+def test_tensors_in_a_clients_memory_on_the_gpu(serve: ServerFactory, repository: Path, module: Any) -> None:
+    row = sample("FP32", (1, 150_528), 1)
+    source = DeviceMemory("cuda:0", row.tobytes())
+    target = DeviceMemory("cuda:0", bytes(row.nbytes))
+    server = serve(on("cuda:0", repository), "--shared-memory")
+    with module.InferenceServerClient(server.url) as client:
+        for name, memory in (("source", source), ("target", target)):
+            client.register_cuda_shared_memory(name, base64.b64encode(memory.handle), 0, memory.bytes)
+        given = module.InferInput("INPUT0", list(row.shape), "FP32")
+        given.set_shared_memory("source", row.nbytes)
+        result = client.infer("identity_large", [given])
+        np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), row)
+        wanted = module.InferRequestedOutput("OUTPUT0")
+        wanted.set_shared_memory("target", row.nbytes)
+        client.infer("identity_large", [given], outputs=[wanted])
+        client.unregister_cuda_shared_memory()
+    assert target.content() == row.tobytes()
+    source.close()
+    target.close()
 
 
 @pytest.mark.parametrize("device", DEVICES)
