@@ -17,7 +17,7 @@ from servolley.front.linger import Linger
 from servolley.front.tls import TlsConnection
 from servolley.front.tls_context import Contexts, TlsFiles, load_contexts
 from unit.fake_core import Engine
-from unit.test_transport import Loop, Transport
+from unit.transport_bench import Loop, Transport
 
 TIMEOUT_S = 5.0
 
