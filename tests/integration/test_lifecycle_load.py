@@ -240,6 +240,36 @@ def test_configurations_change(serve: ServerFactory, tmp_path: Path) -> None:
     assert askers.constants() == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("filename = 'net.onnx'\n[versions\n", "not valid TOML"),
+        ("filename = 'nett.onnx'\n", "no version directory holds nett.onnx"),
+    ],
+)
+def test_a_typing_error_unloads_nothing(serve: ServerFactory, tmp_path: Path, broken: str, said: str) -> None:
+    root = repository(tmp_path / "r", 1, config="filename = 'net.onnx'\n")
+    (root / "m" / "1" / "model.onnx").rename(root / "m" / "1" / "net.onnx")
+    server = serve(root, *QUICK)
+    with Askers(server, *ALL_WAYS) as askers:
+        set_config(root, broken)
+        wait_until(lambda: "cannot load" in server.log, 30, "the configuration is refused")
+        await_more_answers(askers)
+        assert states(server) == {1: "AVAILABLE"}
+        assert server.get("/v2/health/ready").status == 200
+        (entry,) = server.post("/v2/repository/index").json()
+        assert entry["state"] == "READY"
+        assert said in entry["reason"]
+        set_config(root, "filename = 'net.onnx'\n[versions]\nlabels = { stable = 1 }\n")
+        by_label = partial(server.predict, "m/labels/stable", {"instances": [0.0]})
+        wait_until(lambda: by_label().status == 200, 30, "the repaired configuration holds")
+        assert states(server) == {1: "AVAILABLE"}
+        (entry,) = server.post("/v2/repository/index").json()
+        assert entry["reason"] == ""
+    assert server.log.count(" loading ") == 1
+    assert " unloaded " not in server.log
+
+
 def test_anything_at_any_time(serve: ServerFactory, tmp_path: Path) -> None:
     """Seeded. Version 1 stays whatever happens, so that every request has somebody to answer it."""
     chance = random.Random(7)

@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from servolley.repository import stamps
 from servolley.repository.discovery import Models, Poller, settled
 from servolley.repository.layout import ModelOnDisk, RepositoryError, Scanner, scan
+from servolley.repository.stamps import stamp_of_folder
 
 
 def model(config: str = "", complete: tuple[int, ...] = (), **versions: str) -> ModelOnDisk:
@@ -80,6 +83,42 @@ def test_what_cannot_be_read_stays_as_it_was() -> None:
     assert history(blind, blind) == [None, None]
 
 
+def test_a_version_that_cannot_be_read_stays_as_it_was() -> None:
+    old = model(v1="a", v2="b")
+    blind = replace(model(v1="c"), unreadable_versions=frozenset({2}))
+    looks = [blind, blind, model(v1="c"), model(v1="c")]
+    assert history(*looks, first=old) == [{1: "a", 2: "b"}, {1: "c", 2: "b"}, {1: "c", 2: "b"}, {1: "c"}]
+
+
+def test_a_look_that_failed_is_no_look_at_what_is_absent() -> None:
+    blind = ModelOnDisk("m", Path("m"), unreadable=True)
+    old, less = model(v1="a", v2="b"), model(v1="a")
+    assert history(blind, less, less, first=old) == [{1: "a", 2: "b"}, {1: "a", 2: "b"}, {1: "a"}]
+
+
+def test_a_marker_says_nothing_about_a_configuration_that_changes() -> None:
+    old = model("one", v1="a", complete=(1,))
+    looks = [model(text, v1="a", complete=(1,)) for text in ("tw", "two", "two")]
+    known: Models = {"m": old}
+    before, configs = known, []
+    for look in looks:
+        known = settled(known, before, {"m": look})
+        before = {"m": look}
+        configs.append(known["m"].config_stamp)
+    assert configs == ["one", "one", "two"]
+
+
+def test_a_marker_does_not_vouch_for_a_configuration_that_is_broken() -> None:
+    broken = replace(model("tw", v1="a", complete=(1,)), error="model.toml: not valid TOML")
+    assert history(broken, model("two", v1="a", complete=(1,))) == [None, {1: "a"}]
+
+
+def test_versions_that_a_broken_configuration_hides_are_not_gone() -> None:
+    hidden = replace(model("x"), error="model.toml: not valid TOML", empty=False)
+    known = settled({"m": model(v1="a")}, {"m": hidden}, {"m": hidden})["m"]
+    assert (known.error, known.empty) == ("model.toml: not valid TOML", False)
+
+
 class Looks:
     def __init__(self, *looks: dict[str, ModelOnDisk] | Exception) -> None:
         self.looks = list(looks)
@@ -131,6 +170,37 @@ def test_stamps_tell_contents_apart(tmp_path: Path) -> None:
     os.utime(tmp_path / "other", ns=(status.st_atime_ns, status.st_mtime_ns))
     (tmp_path / "other").rename(file)  # the same size and time, but another file
     assert scanner.look()["m"].stamps != first["m"].stamps
+
+
+def test_a_link_that_leads_nowhere_hides_no_file(tmp_path: Path) -> None:
+    put(tmp_path / "a")
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    (tmp_path / "loop").symlink_to("loop")
+    seen = [stamp_of_folder(tmp_path)]
+    for name, text in (("z", "x"), ("a", "longer"), ("absent", "x")):
+        put(tmp_path / name, text)
+        seen.append(stamp_of_folder(tmp_path))
+        assert stamp_of_folder(tmp_path) == seen[-1]
+    assert len({repr(stamp) for stamp in seen}) == len(seen)
+
+
+def test_what_vanishes_during_a_look_makes_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "r" / "m" / "1"
+    put(folder / "model.onnx")
+    put(folder / ".complete")
+    listed = stamps._visible_entries
+
+    def listed_before_it_vanished(path: str) -> Any:
+        put(folder / "weights.bin")
+        entries = listed(path)
+        (folder / "weights.bin").unlink()
+        return entries
+
+    monkeypatch.setattr(stamps, "_visible_entries", listed_before_it_vanished)
+    scanner = Scanner(tmp_path / "r")
+    one, other = scanner.look()["m"], scanner.look()["m"]
+    assert one.stamps != other.stamps
+    assert one.complete == frozenset()  # whatever it says itself
 
 
 def test_one_look_at_one_model(tmp_path: Path) -> None:

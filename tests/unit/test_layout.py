@@ -125,6 +125,116 @@ def test_a_configured_file_name(tmp_path: Path) -> None:
     assert scan(tmp_path)["m"].versions == {1: tmp_path / "m/1/net.onnx"}
 
 
+@pytest.mark.parametrize(
+    "broken", ["filename = 'net.onnx'\nthis is not TOML", "filename = 3", "max_batch = 1"]
+)
+def test_a_configuration_that_breaks_hides_no_version(tmp_path: Path, broken: str) -> None:
+    put(tmp_path, "m/1/net.onnx")
+    put(tmp_path, "m/model.toml", text="filename = 'net.onnx'")
+    scanner = Scanner(tmp_path)
+    whole = scanner.look()["m"]
+    put(tmp_path, "m/model.toml", text=broken)
+    for _ in range(2):
+        found = scanner.look()["m"]
+        assert found.versions == whole.versions
+        assert (found.stamps, found.empty) == (whole.stamps, False)
+        assert found.error is not None
+        assert found.error.startswith("model.toml: ")
+    put(tmp_path, "m/model.toml", text="filename = 'net.onnx'\n")
+    assert scanner.look()["m"].error is None
+
+
+def test_a_broken_configuration_is_no_absence_of_versions(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/net.onnx")
+    put(tmp_path, "m/model.toml", text="filename = 'net.onnx'\nthis is not TOML")
+    found = scan(tmp_path)["m"]
+    assert (found.versions, found.empty) == ({}, False)
+    put(tmp_path, "n/model.toml", text="this is not TOML")
+    assert scan(tmp_path)["n"].empty
+
+
+def test_a_file_name_that_no_file_has_is_no_absence_of_versions(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/net.onnx", "m/2/.complete")
+    put(tmp_path, "m/model.toml", text="filename = 'nett.onnx'")
+    found = scan(tmp_path)["m"]
+    assert (found.versions, found.error) == ({}, "no version directory holds nett.onnx")
+    assert not found.empty
+    (tmp_path / "m/1/net.onnx").unlink()
+    assert scan(tmp_path)["m"].empty
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing"])
+def test_a_configuration_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
+    put(tmp_path, "m/1/net.onnx")
+    put(tmp_path, "m/model.toml", text="filename = 'net.onnx'")
+    scanner = Scanner(tmp_path)
+    whole = scanner.look()["m"]
+    path = tmp_path / "m/model.toml"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "absent")
+    found = scanner.look()["m"]
+    assert (found.versions, found.empty) == (whole.versions, False)
+    assert found.error in {"model.toml: Is a directory", "model.toml: No such file or directory"}
+
+
+def test_a_configuration_that_becomes_readable_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after chmod: neither its size nor its time says so."""
+    put(tmp_path, "m/1/model.onnx")
+    put(tmp_path, "m/model.toml", text="[batching]\nmax_batch_size = 3")
+    scanner = Scanner(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", forbidden)
+        assert scanner.look()["m"].error == "model.toml: Permission denied"
+    found = scanner.look()["m"]
+    assert (found.error, found.config.batching.max_batch_size) == (None, 3)
+
+
+def forbidden(*_: object, **__: object) -> str:
+    raise PermissionError(13, "Permission denied")
+
+
+def loop(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(path.name)
+
+
+def test_a_link_that_leads_back_to_itself_stops_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "good/1/model.onnx")
+    for name in ("readme", "7", "8"):
+        loop(tmp_path / "good" / name)
+    loop(tmp_path / "bad")
+    loop(tmp_path / "not a name ")
+    scanner = Scanner(tmp_path)
+    found = scanner.look()
+    assert found["good"].versions.keys() == {1}
+    assert found["good"].unreadable_versions == {7, 8}
+    assert found.keys() == {"good", "bad"}
+    assert found["bad"].unreadable
+    assert found["bad"].error == "its folder cannot be read: Too many levels of symbolic links"
+    said = [record.__dict__["fields"]["directory"] for record in caplog.records]
+    assert said == ["bad", "7", "8", "readme"]
+    assert scanner.names() == ["good"]
+
+
+def test_a_model_of_which_no_version_can_be_read_is_not_absent(tmp_path: Path) -> None:
+    loop(tmp_path / "m" / "7")
+    found = scan(tmp_path)["m"]
+    assert (found.versions, found.empty) == ({}, False)
+    assert found.unreadable_versions == {7}
+
+
+def test_the_folder_of_the_file_system_is_no_model(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx", "lost+found/1/model.onnx")
+    assert list(scan(tmp_path)) == ["m"]
+
+
 def test_one_file(tmp_path: Path) -> None:
     put(tmp_path, "net.onnx")
     assert scan(tmp_path / "net.onnx")["net"].versions == {1: tmp_path / "net.onnx"}

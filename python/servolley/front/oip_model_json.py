@@ -183,10 +183,13 @@ def statistics(servable: "Servable") -> dict[str, Any]:
 
 
 def index_entries(record: "ModelRecord") -> list[dict[str, str]]:
-    """One entry per version; a model of which nothing can be loaded has one without a version."""
+    """One entry per version; a model of which nothing can be loaded has one without a version. What serves
+    although its configuration cannot be used any more says why."""
     entries = []
     for version, life in sorted(record.versions.items()):
         reason = life.failure.message if life.failure else "unloaded" if life.state is State.END else ""
+        if life.state is State.AVAILABLE and record.failure is not None:
+            reason = record.failure.message
         entries.append(
             {
                 "name": record.name,

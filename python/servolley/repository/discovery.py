@@ -52,12 +52,21 @@ def _settled(
         return None if before is None else known
     if now.unreadable:
         return known
+    if before is not None and before.unreadable:
+        before = None  # it said nothing
     same_config = before is not None and _config(before) == _config(now)
-    if not same_config and not (known is not None and _config(known) == _config(now)) and not now.complete:
+    # A version's marker comes last only where the whole model is new: it says nothing about a configuration
+    # that changes later.
+    new = known is None and bool(now.complete) and now.error is None
+    if not same_config and not (known is not None and _config(known) == _config(now)) and not new:
         return known
     versions, stamps = {}, {}
     for version in sorted((known.versions.keys() if known else set()) | now.versions.keys()):
-        twice = before is not None and before.stamps.get(version) == now.stamps.get(version)
+        twice = (
+            before is not None
+            and version not in before.unreadable_versions | now.unreadable_versions
+            and before.stamps.get(version) == now.stamps.get(version)
+        )
         if twice or version in now.complete:
             if version in now.versions:
                 versions[version], stamps[version] = now.versions[version], now.stamps[version]
@@ -65,7 +74,7 @@ def _settled(
             versions[version], stamps[version] = known.versions[version], known.stamps[version]
     if known is None and not versions and now.versions:
         return None  # all of it is still being copied
-    return replace(now, versions=versions, stamps=stamps, empty=not versions)
+    return replace(now, versions=versions, stamps=stamps, empty=now.empty and not versions)
 
 
 def _config(model: ModelOnDisk) -> tuple[object, ...]:

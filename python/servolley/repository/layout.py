@@ -15,7 +15,7 @@ from typing import Any
 from servolley.config.model import ModelConfig
 from servolley.config.strict import ConfigError, load_toml, read_config
 from servolley.repository.names import parse_version, valid_model_name
-from servolley.repository.stamps import Stamp, stamp_of_file, stamp_of_folder
+from servolley.repository.stamps import Stamp, Unsettled, stamp_of_file, stamp_of_folder
 
 CONFIG_FILE = "model.toml"
 TRITON_CONFIG_FILE = "config.pbtxt"  # read where there is no model.toml
@@ -23,6 +23,7 @@ TRITON_CONFIG_FILE = "config.pbtxt"  # read where there is no model.toml
 COMPLETE_MARKER = ".complete"
 _DEEPEST_FOLDER = 6  # below a repository: a model, a version, folders in it
 _LARGEST_LABEL_FILE_BYTES = 64 << 20
+_FILE_SYSTEMS_OWN = "lost+found"  # at the root of a volume, and readable by root alone
 
 # What a path that is served may be.
 _MODEL_FILE = "a model file"
@@ -41,10 +42,11 @@ class ModelOnDisk:
     """One model as a look found it.
 
     versions: version -> model file. directory: where label files lie, None for a single file.
-    error: why its configuration cannot be used, else None. empty: there is no version.
+    error: why its configuration cannot be used, or names no file that is there, else None.
+    empty: no version's folder holds anything. A configuration that cannot be used never makes it so.
     stamps: version -> what tells its content from another; complete: versions that say that they are.
     config_stamp, label_stamp: the same of the configuration, and of the label files that it names.
-    unreadable: the look failed, and says nothing about what is there.
+    unreadable: the look failed, and says nothing about what is there; unreadable_versions: nothing of these.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ModelOnDisk:
     config_stamp: Stamp = None
     label_stamp: Stamp = None
     unreadable: bool = False
+    unreadable_versions: frozenset[int] = frozenset()
 
 
 class Scanner:
@@ -131,7 +134,7 @@ class Scanner:
         return sorted(
             entry.name
             for entry in _entries(self._path)
-            if not entry.name.startswith(".") and valid_model_name(entry.name) and entry.is_dir()
+            if not entry.name.startswith(".") and valid_model_name(entry.name) and _may_be_folder(entry)
         )
 
     def _holds_models(self) -> bool:
@@ -182,8 +185,15 @@ class Scanner:
     def _look_into_repository(self, path: Path) -> dict[str, ModelOnDisk]:
         models = {}
         for entry in sorted(_entries(path), key=lambda entry: entry.name):
-            if entry.name.startswith(".") or not entry.is_dir():
-                continue  # hidden folders are how files are put into place; plain files are readmes
+            if entry.name.startswith(".") or entry.name == _FILE_SYSTEMS_OWN:
+                continue  # hidden folders are how files are put into place
+            try:
+                if not entry.is_dir():
+                    continue  # plain files are readmes
+            except OSError as error:
+                if valid_model_name(entry.name):
+                    models[entry.name] = self._unreadable(Path(entry.path), entry.name, error)
+                continue
             if not valid_model_name(entry.name):
                 self._say("ignored: not a model name", directory=entry.name)
                 continue
@@ -198,56 +208,81 @@ class Scanner:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._say("cannot list", directory=name, error=error.strerror or "")
-            return ModelOnDisk(name, directory, unreadable=True)
-        if model.versions or model.error is not None:
+            return self._unreadable(directory, name, error)
+        if model.versions or model.error is not None or model.unreadable_versions:
             return model
         self._say("ignored: no version with a model file", directory=name)
         return None
+
+    def _unreadable(self, directory: Path, name: str, error: OSError) -> ModelOnDisk:
+        why = error.strerror or ""
+        self._say("cannot list", directory=name, error=why)
+        return ModelOnDisk(name, directory, error=f"its folder cannot be read: {why}", unreadable=True)
 
     def _read_model(self, directory: Path, name: str, given: ModelConfig | None = None) -> ModelOnDisk:
         """``given``: a configuration that holds instead of its own. Raises OSError."""
         config, error, stamp = (given, None, None) if given else self._read_config(directory, name)
         labels = tuple(stamp_of_file(directory / file) for file in config.class_labels.values())
-        versions, stamps, complete = {}, {}, set()
+        versions, stamps, complete, unreadable, empty = {}, {}, set(), set(), True
         # Sorted, so that of two names for one version ("7", "007") the later wins, as in TensorFlow Serving.
         for entry in sorted(_entries(directory), key=lambda entry: entry.name):
-            if entry.name.startswith(".") or not entry.is_dir():
-                continue
-            folder = Path(entry.path)
             version = parse_version(entry.name)
-            file = None if version is None else _model_file(folder, config.filename)
-            if version is not None and file is not None:
-                versions[version] = file
-                stamps[version] = stamp_of_folder(folder)
-                complete.discard(version)
-                if (folder / COMPLETE_MARKER).exists():
-                    complete.add(version)
-            else:
+            try:
+                if entry.name.startswith(".") or not entry.is_dir():
+                    continue
+                folder = Path(entry.path)
+                file = None if version is None else _model_file(folder, config.filename)
+                empty = empty and file is None and (version is None or not _holds_anything(folder))
+            except OSError as problem:
+                self._say("cannot list", model=name, directory=entry.name, error=problem.strerror or "")
+                if version is not None:
+                    unreadable.add(version)
+                continue
+            if version is None or file is None:
                 why = "not a version" if version is None else f"no {config.filename} in it"
                 self._say(f"ignored: {why}", model=name, directory=entry.name)
-        empty = not versions
-        if empty and error is None and (stamp is not None or given is not None):
+                continue
+            versions[version] = file
+            stamp_of_version = stamps[version] = stamp_of_folder(folder)
+            complete.discard(version)
+            unreadable.discard(version)
+            if not isinstance(stamp_of_version, Unsettled) and (folder / COMPLETE_MARKER).exists():
+                complete.add(version)
+        if error is None and not versions and not unreadable and (stamp is not None or given is not None):
             error = f"no version directory holds {config.filename}"
         return ModelOnDisk(
-            name, directory, config, versions, error, empty, stamps, frozenset(complete), stamp, labels
+            name,
+            directory,
+            config,
+            versions,
+            error,
+            empty and not unreadable,
+            stamps,
+            frozenset(complete),
+            stamp,
+            labels,
+            unreadable_versions=frozenset(unreadable - versions.keys()),
         )
 
     def _read_config(self, directory: Path, name: str) -> tuple[ModelConfig, str | None, Stamp]:
+        """The configuration, why it cannot be used, and its stamp. With a reason, the configuration is the
+        last one that could be: it says what the files that are there are called. Raises OSError."""
         path = directory / CONFIG_FILE
-        stamp = stamp_of_file(path)
-        if stamp is None and self._triton_message is not None:
+        if not _is_there(path) and self._triton_message is not None:
             path = directory / TRITON_CONFIG_FILE
-            stamp = stamp_of_file(path)
-        if stamp is None:
+        if not _is_there(path):
             return self._complete(ModelConfig()), None, None
+        stamp = stamp_of_file(path)
         known = self._configs.get(path)
         if known is None or known[0] != stamp:
-            config, error = ModelConfig(), None
+            config, error = ModelConfig() if known is None else known[1], None
             try:
                 config = self._complete(self._parse_config(path, name))
             except ConfigError as problem:
                 error = f"{path.name}: {str(problem).removeprefix(f'{path}: ')}"
+                if isinstance(problem.__cause__, OSError):
+                    # Whoever makes it readable need not change it: it is tried again at every look.
+                    return config, error, (path.name, stamp)
             known = self._configs[path] = (stamp, config, error)
         _, config, error = known
         return config, error, (path.name, stamp)
@@ -308,6 +343,26 @@ def _model_file(version_directory: Path, filename: str) -> Path | None:
     if path.is_dir():
         path = path / filename
     return path if path.is_file() else None
+
+
+def _is_there(path: Path) -> bool:
+    """Also a link that leads nowhere. Raises OSError."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _holds_anything(folder: Path) -> bool:
+    return any(not entry.name.startswith(".") for entry in _entries(folder))
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:

@@ -10,6 +10,10 @@ Stamp = object
 _MOST_FILES = 10_000  # of one folder; what lies beyond is not looked at
 
 
+class Unsettled:
+    """A stamp that equals no other."""
+
+
 def stamp_of_file(path: Path) -> Stamp | None:
     """None if there is no such file, or it cannot be looked at."""
     try:
@@ -20,20 +24,37 @@ def stamp_of_file(path: Path) -> Stamp | None:
 
 
 def stamp_of_folder(folder: Path) -> Stamp:
-    """Of every file below it, hidden ones left out. What vanishes meanwhile is not in it."""
+    """Of every file below it, hidden ones left out. A link that leads nowhere counts as the link that it is,
+    and a folder that cannot be listed as one thing. Unsettled if something vanishes during the look: what was
+    seen may never have been there all at once."""
     found: list[tuple[str, int, int, int]] = []
     pending = [str(folder)]
-    while pending and len(found) < _MOST_FILES:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
+    try:
+        while pending and len(found) < _MOST_FILES:
+            path = pending.pop()
+            try:
+                entries = _visible_entries(path)
+            except OSError:
+                found.append(_entry(path, os.lstat(path)))
+                continue
+            for entry in entries:
+                try:
                     if entry.is_dir():
                         pending.append(entry.path)
                         continue
                     status = entry.stat()
-                    found.append((entry.path, status.st_size, status.st_mtime_ns, status.st_ino))
-        except OSError:
-            continue
+                except OSError:
+                    status = entry.stat(follow_symlinks=False)
+                found.append(_entry(entry.path, status))
+    except OSError:
+        return Unsettled()
     return tuple(sorted(found))
+
+
+def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _entry(path: str, status: os.stat_result) -> tuple[str, int, int, int]:
+    return (path, status.st_size, status.st_mtime_ns, status.st_ino)
