@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from servolley.observe.runtime_log import log_runtime_lines
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
 from servolley.ort_library import find_cuda_libraries, find_ort_library
-from servolley.repository.discovery import Poller
+from servolley.repository.discovery import Poller, keep_going
 from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
@@ -271,7 +272,10 @@ class Server:
             )
             self._polling.append(asyncio.create_task(self._poller.run()))
             if self._remote is not None and self._settings.remote.poll_interval_s > 0:
-                self._polling.append(asyncio.create_task(self._remote.watch(self._poller.nudge)))
+                watching = partial(self._remote.watch, self._poller.nudge)
+                self._polling.append(
+                    asyncio.create_task(keep_going("watching the remote repository", watching))
+                )
 
     def _adopt(self, models: "Mapping[str, ModelOnDisk]") -> None:
         self._found = models

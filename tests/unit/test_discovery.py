@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from servolley.repository import stamps
-from servolley.repository.discovery import Models, Poller, settled
+from servolley.repository.discovery import Models, Poller, keep_going, settled
 from servolley.repository.layout import ModelOnDisk, RepositoryError, Scanner, scan
 from servolley.repository.stamps import stamp_of_folder
 
@@ -148,6 +148,47 @@ async def test_a_poller_tells_changes_only_and_outlives_what_it_cannot_see() -> 
     await asyncio.wait_for(twice.wait(), 10)
     polling.cancel()
     assert [list(models["m"].versions) for models in told] == [[1, 2], [1]]
+
+
+async def test_what_could_not_be_told_is_told_again() -> None:
+    told: list[Models] = []
+    done = asyncio.Event()
+
+    def tell(models: Models) -> None:
+        told.append(models)
+        if len(told) == 1:
+            raise RuntimeError("odd")
+        done.set()
+
+    old, new = {"m": model(v1="a")}, {"m": model(v1="a", v2="b")}
+    polling = asyncio.create_task(Poller(Looks(new), old, 0.001, tell).run())
+    await asyncio.wait_for(done.wait(), 10)
+    polling.cancel()
+    assert told == [new, new]
+
+
+async def test_work_that_fails_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    again = asyncio.Event()
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(len(begun))
+        if len(begun) == 1:
+            raise RuntimeError("odd")
+        again.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(keep_going("the work", work, 0.001))
+    await asyncio.wait_for(again.wait(), 10)
+    task.cancel()
+    assert [record.getMessage() for record in caplog.records] == ["the work failed: it begins anew"]
+
+
+def test_models_that_stay_as_they_were_are_the_same_objects() -> None:
+    known = {name: replace(model(v1="a"), name=name) for name in "abc"}
+    now = {name: replace(model(v1="b" if name == "b" else "a"), name=name) for name in "abc"}
+    after = settled(known, now, now)
+    assert [after[name] is known[name] for name in "abc"] == [True, False, True]
 
 
 def put(path: Path, text: str = "x") -> None:

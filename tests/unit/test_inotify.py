@@ -113,6 +113,24 @@ def test_folders_that_go_round_in_circles(tmp_path: Path) -> None:
 
 
 @LOCAL
+def test_links_that_lead_to_themselves(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("a", "z"):
+        (tmp_path / name).mkdir()
+    assert not is_local(tmp_path / "loop")
+    watch = FolderWatch.open(lambda: [(tmp_path / "loop", 6), (tmp_path, 6)])
+    assert watch is not None
+    watch.refresh()
+    assert not watch.rooted
+    for name in ("a", "z"):
+        assert not said(watch)
+        put(tmp_path / name / "file")
+        assert said(watch)
+        watch.refresh()
+    watch.close()
+
+
+@LOCAL
 def test_a_queue_that_overflows_says_so(tmp_path: Path) -> None:
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     watch = watching(tmp_path)
@@ -187,6 +205,26 @@ async def test_a_poller_need_not_wait_for_its_hour(tmp_path: Path, monkeypatch: 
         assert await told.next() == {"m": [1, 2], "n": [7]}
         shutil.rmtree(tmp_path / "m" / "1")
         assert await told.next() == {"m": [2], "n": [7]}
+
+
+@LOCAL
+async def test_a_poller_outlives_what_goes_wrong_with_its_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_SETTLE_S", 0.05)
+    put(tmp_path / "m" / "1" / "model.onnx")
+    refresh, calls = FolderWatch.refresh, iter((True, False, True))
+
+    def fails_at_times(watch: FolderWatch) -> None:
+        if next(calls, False):
+            raise RuntimeError("odd")
+        refresh(watch)
+
+    monkeypatch.setattr(FolderWatch, "refresh", fails_at_times)
+    async with polling(tmp_path, 3600) as (told, _):
+        for version in (2, 3):
+            put(tmp_path / "m" / str(version) / "model.onnx")
+            assert await told.next() == {"m": list(range(1, version + 1))}
 
 
 class Moving:

@@ -299,6 +299,14 @@ def test_a_model_directory_stays_one(tmp_path: Path) -> None:
     assert scanner.look()["m"].versions.keys() == {2}
 
 
+def test_a_label_file_that_leads_back_to_itself(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    loop(tmp_path / "m" / "labels.txt")
+    put(tmp_path, "m/model.toml", text="[class_labels]\ny = 'labels.txt'")
+    with pytest.raises(ConfigError, match=r"class_labels\.y: cannot read 'labels.txt'"):
+        read_class_labels(scan(tmp_path)["m"])
+
+
 def test_label_files(tmp_path: Path) -> None:
     put(tmp_path, "m/1/model.onnx")
     put(tmp_path, "m/labels.txt", text="cat\nhot dog\n")

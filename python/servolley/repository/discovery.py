@@ -3,7 +3,7 @@ are being copied change between two looks; a folder that is being replaced is mi
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 _SWARM_S = 0.05  # how long to wait for what comes with a change
 _SETTLE_S = 1.0  # between the two looks that have to find the same, where the kernel tells of changes
+_PAUSE_S = 5.0  # after an error
 _REST = 4.0  # a look that takes long is followed by a pause so many times as long
 
 Models = Mapping[str, ModelOnDisk]
@@ -35,13 +36,15 @@ def settled(known: Models, before: Models, now: Models) -> dict[str, ModelOnDisk
     """What holds after a look, given what held so far and the look before it. Pure.
 
     A version is believed when two looks in a row found the same, or when it says itself that it is complete;
-    so is its absence, and a configuration. Until then what held so far still does.
+    so is its absence, and a configuration. Until then what held so far still does. A model of which all of it
+    does is the same object as before.
     """
     models = {}
     for name in sorted(known.keys() | before.keys() | now.keys()):
-        model = _settled(known.get(name), before.get(name), now.get(name))
+        held = known.get(name)
+        model = _settled(held, before.get(name), now.get(name))
         if model is not None:
-            models[name] = model
+            models[name] = held if held is not None and held == model else model
     return models
 
 
@@ -81,6 +84,17 @@ def _config(model: ModelOnDisk) -> tuple[object, ...]:
     return (model.config_stamp, model.label_stamp, model.error)
 
 
+async def keep_going(what: str, work: Callable[[], Awaitable[None]], pause_s: float = _PAUSE_S) -> None:
+    """``work`` never ends of its own accord; after an error, which is logged, it begins anew. Until it is
+    cancelled. pause_s: before it does so, at most 5 s."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            _log.exception("%s failed: it begins anew", what)
+        await asyncio.sleep(min(pause_s, _PAUSE_S))
+
+
 class Poller:
     """Looks every ``interval_s``, and says what holds whenever that has changed.
 
@@ -108,33 +122,58 @@ class Poller:
         self._adopted = 0
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Until it is cancelled, whatever goes wrong meanwhile."""
+        watch = self._watch
+        try:
+            await keep_going("looking at the repository", self._keep_looking, self._interval_s)
+        finally:
+            if watch is not None:
+                asyncio.get_running_loop().remove_reader(watch.fileno())
+                self._thread.submit(watch.close)  # behind a look that is under way
+            self._thread.shutdown(wait=False)
+
+    async def _keep_looking(self) -> None:
         loop, watch = asyncio.get_running_loop(), self._watch
         earliest = loop.time()
         latest = earliest if watch is not None else earliest + self._interval_s
+        watched = False
+        while True:
+            nudged = await self._wait(earliest, latest)
+            began = loop.time()
+            if watch is not None and (nudged or not watched or not watch.rooted):
+                watched = await self._refresh(watch)
+            # It has to be found the same a second time, and not sooner than a copy could move on.
+            again = await self._look_once() or (watch is not None and not watched)
+            now = loop.time()
+            earliest, latest = now + _REST * (now - began), now + self._interval_s
+            if again:
+                settled_s = min(self._interval_s, _SETTLE_S)
+                earliest = max(earliest, now + settled_s)
+                latest = now + settled_s if watch is not None else latest
+
+    async def _refresh(self, watch: FolderWatch) -> bool:
+        """Whether the kernel tells of changes from now on."""
+        loop = asyncio.get_running_loop()
         try:
-            while True:
-                nudged = await self._wait(earliest, latest)
-                before, began = self._before, loop.time()
-                if watch is not None and (nudged or not watch.rooted):
-                    await loop.run_in_executor(self._thread, watch.refresh)
-                    loop.add_reader(watch.fileno(), self._on_change, loop, watch)
-                adopted = self._adopted
-                look = await loop.run_in_executor(self._thread, self._look)
-                if adopted == self._adopted:
-                    self.take(look)
-                now = loop.time()
-                earliest, latest = now + _REST * (now - began), now + self._interval_s
-                if self._before != before:
-                    # It has to be found the same a second time, and not sooner than a copy could move on.
-                    settled_s = min(self._interval_s, _SETTLE_S)
-                    earliest = max(earliest, now + settled_s)
-                    latest = now + settled_s if watch is not None else latest
-        finally:
-            if watch is not None:
-                loop.remove_reader(watch.fileno())
-                self._thread.submit(watch.close)  # behind a look that is under way
-            self._thread.shutdown(wait=False)
+            await loop.run_in_executor(self._thread, watch.refresh)
+        except Exception:
+            _log.exception("watching the repository failed")
+            return False
+        loop.add_reader(watch.fileno(), self._on_change, loop, watch)
+        return True
+
+    async def _look_once(self) -> bool:
+        """Whether anything was otherwise than at the look before."""
+        known, before, adopted = self._known, self._before, self._adopted
+        look = asyncio.get_running_loop().run_in_executor(self._thread, self._look, known, before)
+        found = await look
+        if found is None or adopted != self._adopted:
+            return self._before is not before
+        self._before, now_known, differs = found
+        if now_known != known:
+            self._changed(now_known)
+            self._known = now_known  # not before: what could not be told is told again
+        return differs
 
     def adopt(self, models: Models) -> None:
         """Another source holds, and this is what it shows; a look that is under way is of the one before."""
@@ -165,17 +204,9 @@ class Poller:
         loop.remove_reader(watch.fileno())
         self._nudged.set()
 
-    def take(self, look: Models | None) -> None:
-        """One look's result; None if nothing could be seen, which changes nothing."""
-        if look is None:
-            return
-        known = settled(self._known, self._before, look)
-        self._before = look
-        if known != self._known:
-            self._known = known
-            self._changed(known)
-
-    def _look(self) -> Models | None:
+    def _look(self, known: Models, before: Models) -> tuple[Models, Models, bool] | None:
+        """What is there, what holds, and whether the former is otherwise than ``before``. None: nothing could
+        be seen, which changes nothing. All that takes long with many models, off the loop."""
         try:
             models = self._source.look()
         except RepositoryError as error:
@@ -189,4 +220,4 @@ class Poller:
             _log.exception("looking at the repository failed")
             return None
         self._blind = False
-        return models
+        return models, settled(known, before, models), models != before

@@ -4,6 +4,7 @@ Which change it was is not asked: a look sees everything, and so a queue that ov
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,43 +68,40 @@ class FolderWatch:
     def refresh(self) -> None:
         """Forgets what was said so far, and watches the folders that are there now: before a look, so that
         what changes after it is said again. ``rooted``: whether every root is watched; if not, try again."""
+        self.rooted = False
         self._drain()
         watched: set[int] = set()
-        self.rooted = True
+        rooted = True
         for root, depth in self._roots():
             if root not in self._local:
                 if not is_local(root):
-                    self.rooted = False
+                    rooted = False
                     continue
                 self._local.add(root)
-            self._watch(os.fspath(root), depth, watched, is_root=True)
+            rooted = self._watch(os.fspath(root), depth, watched) and rooted
         for gone in self._watched - watched:
             self._libc.inotify_rm_watch(self._descriptor, gone)
         self._watched = watched
+        self.rooted = rooted
 
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _watch(self, folder: str, depth: int, watched: set[int], *, is_root: bool = False) -> None:
+    def _watch(self, folder: str, depth: int, watched: set[int]) -> bool:
+        """Whether ``folder`` is watched; of what is below it, what can be."""
         if len(watched) >= MOST_FOLDERS:
-            return
+            return True
         watch = self._libc.inotify_add_watch(self._descriptor, os.fsencode(folder), _MASK)
         if watch < 0:
             # What has vanished meanwhile was said by the folder above it; for others there are the looks.
-            self.rooted = self.rooted and not is_root
-            return
+            return False
         if watch in watched:
-            return  # a second way to the same folder
+            return True  # a second way to the same folder
         watched.add(watch)
-        if depth == 0:
-            return
-        try:
-            with os.scandir(folder) as entries:
-                below = [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-        except OSError:
-            return
-        for path in below:
-            self._watch(path, depth - 1, watched)
+        if depth > 0:
+            for path in _folders_in(folder):
+                self._watch(path, depth - 1, watched)
+        return True
 
     def _drain(self) -> None:
         try:
@@ -113,12 +111,26 @@ class FolderWatch:
             return
 
 
+def _folders_in(folder: str) -> list[str]:
+    """Those that can be looked at."""
+    below = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if not entry.name.startswith(".") and entry.is_dir():
+                        below.append(entry.path)
+    except OSError:
+        return below
+    return below
+
+
 def is_local(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
     """By the file system of the mount that ``folder`` lies in."""
     try:
         resolved = folder.resolve(strict=True)
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
+    except (OSError, RuntimeError):  # the second from links in a circle, before Python 3.13
         return False
     kind, longest = "", -1
     for line in lines:

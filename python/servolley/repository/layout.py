@@ -316,8 +316,11 @@ def read_class_labels(model: ModelOnDisk) -> dict[str, list[str]]:
     for output, file_name in model.config.class_labels.items():
         if model.directory is None:
             raise ConfigError(f"{file_name}: a single model file has no label files")
-        directory = model.directory.resolve()
-        path = (directory / file_name).resolve()
+        try:
+            directory = model.directory.resolve()
+            path = (directory / file_name).resolve()
+        except (OSError, RuntimeError) as error:  # links in a circle
+            raise ConfigError(f"class_labels.{output}: cannot read '{file_name}'") from error
         if not path.is_relative_to(directory):
             raise ConfigError(f"class_labels.{output}: '{file_name}' lies outside the model's directory")
         try:
