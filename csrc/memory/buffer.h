@@ -63,6 +63,9 @@ class Buffer {
     }
   }
 
+  // The memory is never given back: something may still write to it that nobody can wait for.
+  void leak() { block_ = nullptr; }
+
   explicit operator bool() const { return block_ != nullptr; }
   std::byte* data() const { return block_ ? block_->data : nullptr; }
   // At least what was asked for; the size class rounds up.

@@ -76,16 +76,23 @@ Status Gpu::take(int code, std::string_view what) const {
   message += driver_->describe(result);
   Status status(result == CUDA_ERROR_OUT_OF_MEMORY ? Code::kResourceExhausted : Code::kInternal,
                 std::move(message));
-  if (breaks_context(result)) {
-    const std::lock_guard lock(mutex_);
-    if (breakage_.ok()) {
-      breakage_ =
-          Status(Code::kInternal, to_string(id()) + " is broken until the server is restarted: " +
-                                      driver_->describe(result));
-    }
-    broken_.store(true, std::memory_order_release);
-  }
+  if (breaks_context(result)) mark_broken(driver_->describe(result));
   return status;
+}
+
+void Gpu::mark_broken(const std::string& why) const {
+  const std::lock_guard lock(mutex_);
+  if (breakage_.ok()) {
+    breakage_ = Status(Code::kInternal,
+                       to_string(id()) + " is broken until the server is restarted: " + why);
+  }
+  broken_.store(true, std::memory_order_release);
+}
+
+void Gpu::give_up(const Status& why) {
+  if (broken()) return;
+  given_up_.store(true, std::memory_order_release);
+  mark_broken(why.message());
 }
 
 Status Gpu::health() const {

@@ -63,6 +63,12 @@ class Gpu final : public Device, public PinnedMemory, public std::enable_shared_
   Status health() const;
   // Asks the driver whether the context still works; for whoever saw another library fail on it.
   Status probe();
+  // Counts the device as broken although its context may work: something is under way on it that
+  // nobody can wait for, or end.
+  void give_up(const Status& why);
+  // Whether it was given up: what was queued before may still read and write memory. A context that
+  // broke by itself carries nothing out any more.
+  bool given_up() const { return given_up_.load(std::memory_order_acquire); }
 
   // The result of a driver call as a Status; `what` says what was tried. RESOURCE_EXHAUSTED when
   // the device is out of memory, INTERNAL otherwise. Breaks the device if the result is of that
@@ -82,7 +88,10 @@ class Gpu final : public Device, public PinnedMemory, public std::enable_shared_
   const DeviceInfo info_;
   const int device_;
   CUctx_st* const context_;
+  void mark_broken(const std::string& why) const;
+
   mutable std::atomic<bool> broken_{false};
+  std::atomic<bool> given_up_{false};
   mutable std::mutex mutex_;
   mutable Status breakage_;  // guarded
 };

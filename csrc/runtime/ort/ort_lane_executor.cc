@@ -127,7 +127,10 @@ Status OrtLaneExecutor::launch(int number, const LaunchedBatch& batch) {
   const auto locks = lock_stream(lane);
   Status status = queue_up(lane, batch);
   if (!status.ok() && lane.used->rows > 0 && !broken()) status = retry_plainly(lane, batch, status);
-  if (!status.ok()) abandon(lane);
+  if (!status.ok()) {
+    settle(lane);
+    (void)let_go(lane).ok();
+  }
   return status;
 }
 
@@ -143,6 +146,8 @@ OrtLaneExecutor::StreamLocks OrtLaneExecutor::lock_stream(const Lane& lane) cons
 
 Status OrtLaneExecutor::retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why) {
   Binding& bucket = *lane.used;
+  settle(lane);  // what is under way is queued from the same memory again
+  if (broken()) return gpu().device->health();
   lane.used = &lane.bindings.front();
   const Status plain = queue_up(lane, batch);
   if (plain.ok()) {
@@ -219,6 +224,7 @@ Status OrtLaneExecutor::leave_to_runtime(Binding& binding, std::size_t i) const 
 
 Status OrtLaneExecutor::run(Lane& lane) {
   Binding& binding = *lane.used;
+  lane.queued.compute = true;
   Status status = take(
       api().run_with_binding(model_->session(), binding.run_options.get(), binding.handle.get()));
   if (status.ok()) binding.captured = binding.rows > 0;
@@ -229,6 +235,12 @@ Status OrtLaneExecutor::run(Lane& lane) {
 Status OrtLaneExecutor::wait(int number, std::span<OutputTensor> outputs) {
   Lane& lane = lanes_[static_cast<std::size_t>(number)];
   Status status = lane.downloaded.wait();
+  if (!status.ok()) {
+    // Not reached, for all that is known: the device may be writing to the outputs.
+    std::shared_lock<std::shared_mutex> together;
+    if (model_->gpu()->made_with_graphs) together = std::shared_lock(model_->gpu()->capturing);
+    settle(lane);
+  }
   for (std::size_t i = 0; status.ok() && i < outputs_.size(); ++i) {
     Descent& descent = lane.descents[i];
     OutputTensor& tensor = descent.tensor;
@@ -249,6 +261,7 @@ Status OrtLaneExecutor::wait(int number, std::span<OutputTensor> outputs) {
 
 Status OrtLaneExecutor::let_go(Lane& lane) const {
   for (Descent& descent : lane.descents) descent = {};
+  lane.queued = {};
   Binding* const binding = std::exchange(lane.used, nullptr);
   if (!binding || broken()) return {};
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
@@ -262,10 +275,21 @@ Status OrtLaneExecutor::let_go(Lane& lane) const {
   return {};
 }
 
-void OrtLaneExecutor::abandon(Lane& lane) {
-  // On a broken device nothing is under way any more, and these say so at once.
-  for (cuda::Stream* stream : {&up_, &compute(), &down_}) (void)stream->synchronize().ok();
-  (void)let_go(lane).ok();
+void OrtLaneExecutor::settle(Lane& lane) {
+  cuda::Gpu& device = *gpu().device;
+  const std::pair<bool, cuda::Stream*> streams[] = {
+      {lane.queued.up, &up_}, {lane.queued.compute, &compute()}, {lane.queued.down, &down_}};
+  for (const auto& [queued, stream] : streams) {
+    // On a device that is broken already nothing is under way any more, and this says so at once.
+    if (const Status status = queued ? stream->synchronize() : Status(); !status.ok()) {
+      device.give_up(status);
+    }
+  }
+  if (lane.queued.down && device.given_up()) {
+    // The blocks of the lane and of the device go back to a device that frees nothing any more.
+    for (Descent& descent : lane.descents) descent.tensor.owner.leak();
+  }
+  lane.queued = {};
 }
 
 }  // namespace servolley::ort

@@ -67,6 +67,12 @@ class OrtLaneExecutor final : public LaneExecutor {
     std::optional<std::size_t> staged;  // its place in the lane's block, if it is not pinned
     Handle<abi::Value> value;           // what the runtime made, on the device or the host
   };
+  // In which streams something of a batch may be under way.
+  struct Queued {
+    bool up = false;
+    bool compute = false;
+    bool down = false;
+  };
   struct Lane {
     std::vector<Binding> bindings;  // the first is for any size
     Binding* used = nullptr;
@@ -76,6 +82,7 @@ class OrtLaneExecutor final : public LaneExecutor {
     PinnedBlock up;
     PinnedBlock down;
     std::vector<Descent> descents;
+    Queued queued;
   };
 
   struct StreamLocks {
@@ -112,8 +119,8 @@ class OrtLaneExecutor final : public LaneExecutor {
   Status collect(Lane& lane);
   Status download(Lane& lane);
   Status let_go(Lane& lane) const;
-  // Waits until nothing reads or writes the lane's memory and the batch's.
-  void abandon(Lane& lane);
+  // Waits until nothing reads or writes the lane's memory and the batch's. With the stream's lock.
+  void settle(Lane& lane);
 
   const std::shared_ptr<const LoadedModel> model_;
   cuda::Stream up_;

@@ -102,6 +102,7 @@ Status OrtLaneExecutor::bind_device_input(Binding& binding, std::size_t i, bool 
 
 Status OrtLaneExecutor::upload_input(Lane& lane, std::size_t i, std::span<const InputPart> parts,
                                      std::size_t staged) {
+  lane.queued.up = true;
   std::byte* const device = lane.used->input_memory[i].data();
   std::byte* const block = lane.up.data() + staged;
   std::size_t at = 0;
@@ -254,6 +255,7 @@ Status OrtLaneExecutor::download(Lane& lane) {
     staged += aligned(tensor.view.bytes);
   }
   SERVOLLEY_TRY(lane.down.reserve(gpu().device, staged));
+  lane.queued.down = true;
   SERVOLLEY_TRY(compute().record(lane.computed));
   SERVOLLEY_TRY(down_.wait(lane.computed));
   for (Descent& descent : lane.descents) {
