@@ -8,6 +8,7 @@ import pytest
 
 from servolley.config.model import Batching, ModelConfig, Runtime, Versions
 from servolley.config.settings import Repository
+from servolley.config.traffic import Traffic
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.manager import Manager
 from servolley.repository.versions import State
@@ -178,6 +179,69 @@ async def test_closing_unloads_everything_and_starts_nothing() -> None:
     assert f.engine.routes["m"] == ([], None, {})
     assert len(f.engine.loads) == 3
     assert not f.manager.ready
+
+
+async def test_what_stays_as_it_was_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = Fixture()
+    look = {f"m{number}": on_disk(f"m{number}", 1) for number in range(500)}
+    await f.manager.load_first(look)
+    told: list[str] = []
+    set_routes = f.engine.set_routes
+
+    def counting(model: str, *routes: Any) -> None:
+        told.append(model)
+        set_routes(model, *routes)
+
+    monkeypatch.setattr(f.engine, "set_routes", counting)
+    f.manager.apply({name: on_disk(name, 1) for name in look} | {"m7": on_disk("m7", 1, 2)})
+    await f.manager.settle("m7")
+    assert f.engine.routes["m7"] == ([2], 2, {})
+    assert set(told) == {"m7"}
+    assert len(told) <= 3
+    assert len(f.engine.loads) == 501
+
+
+async def test_routes_that_stay_as_they_were_are_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = Fixture()
+    split = ModelConfig(versions=Versions(all=True), traffic=Traffic(split={1: 1, 2: 1}))
+    await f.settle(on_disk("m", 1, 2, config=split))
+    told: list[str] = []
+    monkeypatch.setattr(f.engine, "set_routes", lambda model, *_: told.append(model))
+    f.manager.apply_model(on_disk("m", 1, 2, config=split))
+    f.manager.traffic_changed(f.manager.models["m"])
+    assert told == []
+    f.manager.models["m"].traffic.by_hand = {1: 1, 2: 3}
+    f.manager.traffic_changed(f.manager.models["m"])
+    assert told == ["m"]
+
+
+async def test_a_model_that_comes_back_while_it_goes_is_loaded_again() -> None:
+    f = Fixture()
+    await f.settle(on_disk("m", 1))
+    f.manager.apply({})
+    f.manager.apply({"m": on_disk("m", 1)})
+    assert f.states("m") == {1: State.UNLOADING}
+    await f.settle(on_disk("m", 1))
+    assert f.engine.routes == {"m": ([1], 1, {})}
+
+
+async def test_what_cannot_be_applied_stops_no_other_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = Fixture()
+    aspire = Manager._aspire
+
+    def fails_for_bad(manager: Manager, model: Any, found: ModelOnDisk) -> None:
+        if model.name == "bad":
+            raise RuntimeError("odd")
+        aspire(manager, model, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manager, "_aspire", fails_for_bad)
+        await f.settle(on_disk("bad", 1), on_disk("good", 1))
+    assert f.engine.routes == {"good": ([1], 1, {})}
+    assert [(name, why.code) for name, _, why in f.manager.failures()] == [("bad", "INTERNAL")]
+    await f.settle(on_disk("bad", 1), on_disk("good", 1))
+    assert f.manager.failures() == []
+    assert f.engine.routes["bad"] == ([1], 1, {})
 
 
 def labelled(**labels: int) -> ModelConfig:

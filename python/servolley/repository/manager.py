@@ -93,12 +93,20 @@ class Manager:
         self._first_loads_over = True
 
     def apply(self, found: Mapping[str, ModelOnDisk], *, again: bool = False) -> None:
-        """Makes ``found`` what is aspired, and begins what follows from it. For every later look, too.
-        ``again``: also what has failed before."""
+        """Makes ``found`` what is aspired, and begins what follows from it. For every later look, too: models
+        that are as they were cost next to nothing. ``again``: also what has failed before."""
         for name in self._models.keys() - found.keys():
             self.withdraw(name)
-        for on_disk in found.values():
-            self.apply_model(on_disk, again=again)
+        for name, on_disk in found.items():
+            model = self._models.get(name)
+            if not again and model is not None and model.is_aspired_as(on_disk):
+                continue
+            try:
+                self.apply_model(on_disk, again=again)
+            except Exception:
+                _log.exception("applying failed unexpectedly", extra={"fields": {"model": name}})
+                why = Failure(Code.INTERNAL.canonical, "internal error while applying what is on disk")
+                self._models[name].failure = why  # so that it is neither forgotten nor taken for applied
 
     def apply_model(self, on_disk: ModelOnDisk, *, again: bool = False) -> ModelRecord:
         """The same for one model, whatever becomes of the others. ``again``: also what has failed before."""
@@ -365,9 +373,11 @@ class Manager:
         routing, retired = model.traffic.carry_out(
             self._engine, config, available, model.weights(), self._loop.time()
         )
-        self._engine.set_routes(
-            model.name, available, routing.default, model.labels, dict(routing.split), model.traffic.shadow
-        )
+        routes = (available, routing.default, model.labels, dict(routing.split), model.traffic.shadow)
+        if routes != model.routes:
+            # Not otherwise: every set of routes begins its split anew.
+            model.routes = routes
+            self._engine.set_routes(model.name, *routes)
         if retired is not None:
             self._start(self._unloads, model, self._loading.close_shadow(retired))
 

@@ -9,10 +9,12 @@ from servolley.repository.versions import State, may_follow
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from servolley._core import Servable
+    from servolley._core import Servable, Shadow
     from servolley.repository.content import Content
     from servolley.repository.layout import ModelOnDisk
     from servolley.repository.routing import Routing
+
+    Routes = tuple[dict[int, Servable], int | None, dict[str, int], dict[int, int], Shadow | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class ModelRecord:
     one that is available; refused: version -> the failed replacement, whose content is not tried again.
     labels: where each label leads; label_moves: where some were moved to at run time, see labels.py.
     expected: the server is not ready without it. kept: stays known although nothing of it is wanted.
-    traffic: what was decided about requests that name no version.
+    traffic: what was decided about requests that name no version. routes: what the core was told last:
+    available versions, the default, labels, the split, the shadow.
     """
 
     name: str
@@ -69,6 +72,13 @@ class ModelRecord:
     expected: bool = False
     kept: bool = False
     traffic: TrafficRecord = field(default_factory=TrafficRecord)
+    routes: "Routes | None" = None
+
+    def is_aspired_as(self, on_disk: "ModelOnDisk") -> bool:
+        """Whether everything that follows from ``on_disk`` has been begun."""
+        if not self.aspired or self.failure is not None or self.kept:
+            return False
+        return self.found is on_disk or self.found == on_disk
 
     def available(self) -> "dict[int, Servable]":
         """Versions that answer requests, ascending. One whose devices have failed does not."""
