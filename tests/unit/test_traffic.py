@@ -115,6 +115,9 @@ async def test_a_canary_that_fails_is_rolled_back_and_stays_so(caplog: pytest.Lo
     assert f.split == {1: 80, 2: 20}
     f.did(2, 21, 1)
     f.control.look(f.loop.time())
+    assert f.split == {1: 80, 2: 20}  # that may be chance
+    f.did(2, 32, 12)
+    f.control.look(f.loop.time())
     assert (f.default, f.split) == (1, {})
     assert f.model.traffic.rollbacks == {Reason.ERROR_RATE: 1}
     (record,) = [r for r in caplog.records if r.message == "canary rolled back"]
@@ -122,7 +125,7 @@ async def test_a_canary_that_fails_is_rolled_back_and_stays_so(caplog: pytest.Lo
         "model": "m",
         "version": 2,
         "stable": 1,
-        "why": "1 of 21 requests failed, 0 of 80 of the stable version",
+        "why": "12 of 32 requests failed, 0 of 80 of the stable version",
     }
     f.did(2, 1000)
     f.control.look(f.loop.time() + 1000)
@@ -133,19 +136,19 @@ async def test_a_canary_that_fails_is_rolled_back_and_stays_so(caplog: pytest.Lo
 
 async def test_other_files_or_another_configuration_or_a_reset_begin_anew() -> None:
     f = await judged()
-    f.did(2, 10, 10)
+    f.did(2, 30, 30)
     f.control.look(f.loop.time())
     assert f.split == {}
     await f.settle(CANARY, 1, 2, v2="mended")
     assert f.split == {1: 80, 2: 20}
-    f.did(2, 10, 10)
+    f.did(2, 30, 30)
     f.control.look(f.loop.time())
     assert f.split == {}
     f.control.reset(f.model)
     assert f.split == {1: 80, 2: 20}
     f.control.look(f.loop.time())
     assert f.split == {1: 80, 2: 20}  # old errors are no new ones
-    f.did(2, 20, 20)
+    f.did(2, 60, 60)
     f.control.look(f.loop.time())
     assert f.split == {}
     await f.settle(ModelConfig(versions=ALL, canary=Canary(weight=30, min_requests=10)), 1, 2)
@@ -156,7 +159,7 @@ async def test_other_files_or_another_configuration_or_a_reset_begin_anew() -> N
 async def test_outputs_are_watched_while_they_are_judged() -> None:
     f = await judged()
     assert (f.servable(1).watched, f.servable(2).watched) == (True, True)
-    f.did(2, 10, nonfinite_count=1)
+    f.did(2, 30, nonfinite_count=30)
     f.control.look(f.loop.time())
     assert f.model.traffic.rollbacks == {Reason.NONFINITE: 1}
     assert (f.servable(1).watched, f.servable(2).watched) == (False, False)
@@ -187,7 +190,7 @@ async def test_a_canary_is_promoted_and_the_next_one_compared_with_it() -> None:
 async def test_a_canary_never_pushes_away_what_it_is_compared_with() -> None:
     config = ModelConfig(versions=Versions(latest=2), canary=Canary(weight=20, min_requests=10))
     f = await judged(config)
-    f.did(2, 10, 10)
+    f.did(2, 30, 30)
     f.control.look(f.loop.time())
     await f.settle(config, 1, 2, 3)
     assert f.engine.routes["m"][0] == [1, 2, 3]
@@ -280,7 +283,7 @@ async def test_a_failing_canary_does_not_stop_the_others_from_being_judged() -> 
     f.control.look(f.loop.time())
     f.servable(2).changes = {"failures": None}
     f.control.look(f.loop.time())
-    f.did(2, 10, 10)
+    f.did(2, 30, 30)
     f.control.look(f.loop.time())
     assert f.split == {}
 

@@ -49,15 +49,15 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: of a hundred requests, those that go to the canary.
     window_s: what is judged is what happened in the last so many seconds.
     min_requests: a rate is one of at least so many requests; latencies are compared when both versions have
-        answered so many.
+        answered so many, and a canary is promoted when it has.
     max_error_rate_increase: how much larger a part of the canary's requests may fail than of the stable's.
-        Requests that clients cancel do not count. What chance makes of the stable's own rate is allowed
-        besides.
+        Requests that clients cancel do not count. What chance makes of two samples of the window's size is
+        allowed besides, for this and for what follows.
     max_nonfinite_rate_increase: the same for answers that hold NaN or infinity; 1: they are not looked for.
     latency: "mean", or "p99", which is estimated from the histogram and wants a min_requests of a thousand.
     max_latency_ratio: how many times the stable's latency the canary's may be. 0 = any.
     promote_after_s: a canary that has been fine for so long, with min_requests in the window, gets all
-        requests. 0 = never by itself.
+        requests, unless it seems worse than is allowed just then. 0 = never by itself.
     """
 
     version: Version | Literal["latest"] = "latest"

@@ -4,18 +4,28 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import sqrt
+from math import log
 from typing import TYPE_CHECKING
 
+from servolley.repository.evidence import Mean, evidence_of_mean, evidence_of_rate
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from servolley._core import ServableStats
     from servolley.config.traffic import Canary
 
 # A window remembers so many moments, however long it is.
 _MOMENTS = 60
 _P99 = 0.99
-# What chance makes of the stable version's rate: so many standard deviations.
-_DEVIATIONS = 3.0
+# Canaries are looked at every second for weeks. Chance gets as far as this about once in ten million looks.
+_PROOF = log(1e6)
+# Who seems worse by so much is not promoted: two standard deviations.
+_DOUBT = 2.0
+# A stable version with fewer requests says little about itself; then it is taken to fail less than half of
+# them, unless it has been seen to fail more.
+_FEW = 10
+_PRESUMED_RATE = 0.5
 
 
 class Decision(Enum):
@@ -102,6 +112,16 @@ def quantile(bounds: Sequence[int], counts: Sequence[int], q: float) -> float:
     return float(lower)
 
 
+def above(bounds: Sequence[int], counts: Sequence[int], value: float) -> float:
+    """How many of a histogram's values are larger than ``value``, on the same terms as ``quantile``."""
+    found = 0.0
+    lower = 0
+    for bound, count in zip(bounds, counts, strict=False):
+        found += count * min(1.0, max(0.0, (bound - value) / (bound - lower)))
+        lower = bound
+    return found + (counts[-1] if value < lower else 0)
+
+
 class Window:
     """The counts of a canary and a stable version over the last ``seconds``."""
 
@@ -132,14 +152,39 @@ class Verdict:
 _KEEP = Verdict(Decision.KEEP)
 
 
+@dataclass(frozen=True, slots=True)
+class _Suspicion:
+    """The canary was worse than is allowed in the window; evidence: how sure that makes that it is."""
+
+    reason: Reason
+    evidence: float
+    text: str
+
+
 def judge(limits: "Canary", canary: Counts, stable: Counts, watched_s: float) -> Verdict:
     """canary, stable: what each did in the window. watched_s: how long both have been there together.
 
-    A rate counts as one of at least min_requests: a few failures among a few requests are no rate yet, but
-    those that would be too many among min_requests are not waited for. Where the stable version's own rate is
-    not zero - clients send nonsense to both - the canary's may be above it by what chance makes of so many
-    requests, besides what is allowed.
+    A canary is rolled back for what goes beyond its limits by more than chance makes of two samples of this
+    size, however often it is looked at: clients send nonsense to both, and a window may hold few requests of
+    either. One that only seems worse is not promoted.
     """
+    suspicions = [*_suspicions(limits, canary, stable)]
+    for suspicion in suspicions:
+        if suspicion.evidence > _PROOF:
+            return Verdict(Decision.ROLL_BACK, suspicion.reason, suspicion.text)
+    stable_works = stable.successes >= limits.min_requests
+    if watched_s >= limits.window_s and stable_works and canary.requests == 0 and canary.in_flight > 0:
+        text = f"{canary.in_flight} requests wait, and none was answered in {limits.window_s:g} s"
+        return Verdict(Decision.ROLL_BACK, Reason.STALLED, text)
+    few = stable.requests < _FEW
+    if any(few or suspicion.evidence > _DOUBT for suspicion in suspicions):
+        return _KEEP
+    if 0 < limits.promote_after_s <= watched_s and canary.requests >= limits.min_requests:
+        return Verdict(Decision.PROMOTE, None, f"nothing amiss in {watched_s:.0f} s")
+    return _KEEP
+
+
+def _suspicions(limits: "Canary", canary: Counts, stable: Counts) -> "Iterator[_Suspicion]":
     rates = (
         (Reason.ERROR_RATE, "failed", canary.errors, stable.errors, limits.max_error_rate_increase),
         (
@@ -151,38 +196,52 @@ def judge(limits: "Canary", canary: Counts, stable: Counts, watched_s: float) ->
         ),
     )
     for reason, what, of_canary, of_stable, increase in rates:
-        requests = max(canary.requests, limits.min_requests)
         stable_rate = of_stable / stable.requests if stable.requests else 0.0
-        chance = _DEVIATIONS * sqrt(stable_rate * (1 - stable_rate) / requests)
-        if of_canary / requests - stable_rate > increase + chance:
-            text = (
-                f"{of_canary} of {canary.requests} requests {what}, "
-                f"{of_stable} of {stable.requests} of the stable version"
-            )
-            return Verdict(Decision.ROLL_BACK, reason, text)
-    too_slow = _too_slow(limits, canary, stable)
-    if too_slow:
-        return Verdict(Decision.ROLL_BACK, Reason.LATENCY, too_slow)
-    stable_works = stable.successes >= limits.min_requests
-    if watched_s >= limits.window_s and stable_works and canary.requests == 0 and canary.in_flight > 0:
-        text = f"{canary.in_flight} requests wait, and none was answered in {limits.window_s:g} s"
-        return Verdict(Decision.ROLL_BACK, Reason.STALLED, text)
-    if 0 < limits.promote_after_s <= watched_s and canary.requests >= limits.min_requests:
-        return Verdict(Decision.PROMOTE, None, f"nothing amiss in {watched_s:.0f} s")
-    return _KEEP
+        # A few failures among a few requests are no rate yet.
+        if of_canary / max(canary.requests, limits.min_requests) - stable_rate <= increase:
+            continue
+        presumed = stable.requests < _FEW and stable_rate < _PRESUMED_RATE
+        evidence = evidence_of_rate(
+            of_canary,
+            canary.requests,
+            of_stable,
+            stable.requests,
+            increase,
+            _PRESUMED_RATE if presumed else 1.0,
+        )
+        text = (
+            f"{of_canary} of {canary.requests} requests {what}, "
+            f"{of_stable} of {stable.requests} of the stable version"
+        )
+        yield _Suspicion(reason, evidence, text)
+    yield from _slowness(limits, canary, stable)
 
 
-def _too_slow(limits: "Canary", canary: Counts, stable: Counts) -> str:
-    """Why, or nothing."""
+def _slowness(limits: "Canary", canary: Counts, stable: Counts) -> "Iterator[_Suspicion]":
     ratio = limits.max_latency_ratio
     if not ratio or min(canary.successes, stable.successes) < limits.min_requests:
-        return ""
+        return
     if limits.latency == "p99":
         of_canary, of_stable = canary.p99_ns(), stable.p99_ns()
     else:
         of_canary, of_stable = canary.mean_ns(), stable.mean_ns()
     if of_canary <= ratio * of_stable:
-        return ""
-    return (
+        return
+    if limits.latency == "p99":
+        # As many of the canary's requests would be above the limit as of the stable version's above its p99.
+        evidence = evidence_of_rate(
+            above(canary.bounds_ns, canary.latencies, ratio * of_stable),
+            canary.successes,
+            above(stable.bounds_ns, stable.latencies, of_stable),
+            stable.successes,
+        )
+    else:
+        evidence = evidence_of_mean(_mean(canary), _mean(stable), ratio)
+    text = (
         f"{limits.latency} latency {of_canary / 1e6:.3g} ms, {of_stable / 1e6:.3g} ms of the stable version"
     )
+    yield _Suspicion(Reason.LATENCY, evidence, text)
+
+
+def _mean(counts: Counts) -> Mean:
+    return Mean.of(counts.bounds_ns, counts.latencies, counts.latency_ns)
