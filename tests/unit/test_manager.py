@@ -1,43 +1,16 @@
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
 from servolley.config.model import Batching, ModelConfig, Runtime, Versions
-from servolley.config.settings import Repository
 from servolley.config.traffic import Traffic
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.manager import Manager
 from servolley.repository.versions import State
 from unit import fake_core
-
-if TYPE_CHECKING:
-    from servolley._core import Engine
-
-
-def on_disk(name: str, *versions: int, **changes: Any) -> ModelOnDisk:
-    return ModelOnDisk(
-        name, Path("/models") / name, versions={v: Path(f"/models/{name}/{v}") for v in versions}, **changes
-    )
-
-
-ALL = ModelConfig(versions=Versions(all=True))
-
-
-class Fixture:
-    def __init__(self, **settings: Any) -> None:
-        self.engine = fake_core.Engine()
-        self.loop = asyncio.get_running_loop()
-        self.manager = Manager(cast("Engine", self.engine), Repository(**settings), self.loop)
-
-    def states(self, model: str) -> dict[int, State]:
-        return {v: r.state for v, r in self.manager.models[model].versions.items()}
-
-    async def settle(self, *models: ModelOnDisk) -> None:
-        await self.manager.load_first({model.name: model for model in models})
+from unit.managed import ALL, Fixture, on_disk
 
 
 async def test_the_newest_version_is_loaded_and_routed() -> None:
@@ -126,39 +99,6 @@ async def test_a_model_that_vanishes_is_unloaded_and_forgotten() -> None:
     assert f.engine.routes == {"n": ([1], 1, {})}
     assert list(f.manager.models) == ["n"]
     assert all(cast("fake_core.Servable", servable).closed for servable in servables)
-
-
-async def test_failures_are_tried_again_on_time_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    f = Fixture(load_retries=2, load_retry_interval_s=60)
-    timers: list[tuple[float, Any]] = []
-
-    def call_later(delay: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
-        timers.append((delay, lambda: callback(*args)))
-        return asyncio.TimerHandle(0, callback, args, f.loop)
-
-    monkeypatch.setattr(f.loop, "call_later", call_later)
-    f.engine.failures["m", 1] = fake_core.core_error("UNAVAILABLE", 503, "disk")
-    await f.settle(on_disk("m", 1))
-    for attempt, expected in ((1, 60), (2, 120)):  # more patiently each time
-        delay, retry = timers.pop()
-        assert (delay, len(f.engine.loads)) == (expected, attempt)
-        retry()
-        await f.settle(on_disk("m", 1))
-    assert timers == []
-    assert len(f.engine.loads) == 3
-
-
-async def test_a_retry_that_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    f = Fixture()
-    retries: list[Any] = []
-    monkeypatch.setattr(f.loop, "call_later", lambda _, call, *args: retries.append(lambda: call(*args)))
-    f.engine.failures["m", 1] = fake_core.core_error("UNAVAILABLE", 503, "disk")
-    await f.settle(on_disk("m", 1))
-    f.engine.failures.clear()
-    retries.pop()()
-    await f.settle(on_disk("m", 1))
-    assert f.engine.routes == {"m": ([1], 1, {})}
-    assert f.manager.failures() == []
 
 
 async def test_the_history_is_bounded() -> None:
@@ -341,60 +281,3 @@ async def test_a_model_without_versions_ends_and_says_why() -> None:
     await f.settle(on_disk("m", error="no version directory holds model.onnx", empty=True))
     assert f.states("m") == {1: State.END}
     assert [why.message for _, _, why in f.manager.failures()] == ["no version directory holds model.onnx"]
-
-
-async def test_a_model_whose_device_fails_is_not_ready_at_once_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    f = Fixture(load_retries=1, load_retry_interval_s=60)
-    timers: list[tuple[float, Any]] = []
-    loads: list[fake_core.Servable] = []
-
-    def call_later(delay: float, callback: Any, *args: Any) -> asyncio.TimerHandle:
-        timers.append((delay, lambda: callback(*args)))
-        return asyncio.TimerHandle(0, callback, args, f.loop)
-
-    def load(name: str, version: int, path: str, options: dict[str, Any]) -> fake_core.Servable:
-        servable = fake_core.Servable(name, version)
-        servable.devices = ["cuda:0"]
-        if name == "m":
-            loads.append(servable)
-        return servable
-
-    monkeypatch.setattr(f.loop, "call_later", call_later)
-    monkeypatch.setattr(f.engine, "load", load)
-    both = (on_disk("m", 1), on_disk("other", 1))
-    await f.settle(*both)
-    model, other = f.manager.models["m"], f.manager.models["other"]
-    for expected in (State.AVAILABLE, State.END):
-        loads[-1].broken = True
-        assert model.available() == {}  # before anybody has looked for it
-        assert other.available()
-        (delay, look), *rest = timers
-        timers[:] = rest
-        assert delay == 1.0
-        look()
-        assert f.engine.routes["m"] == ([], None, {})
-        await f.settle(*both)
-        assert loads[-1].closed
-        assert [(name, version, why.code) for name, version, why in f.manager.failures()] == [
-            ("m", 1, "INTERNAL")
-        ]
-        retries = [retry for delay, retry in timers if delay == 60]
-        timers[:] = [timer for timer in timers if timer[0] != 60]
-        for retry in retries:
-            retry()
-        await f.settle(*both)
-        assert f.states("m") == {1: expected}
-    assert len(loads) == 2  # it stays out
-    assert f.states("other") == {1: State.AVAILABLE}
-    assert f.engine.routes["other"] == ([1], 1, {})
-    await f.manager.close()
-
-
-async def test_nobody_looks_after_models_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    f = Fixture()
-    calls: list[float] = []
-    monkeypatch.setattr(f.loop, "call_later", lambda delay, *_: calls.append(delay))
-    await f.settle(on_disk("m", 1))
-    assert calls == []

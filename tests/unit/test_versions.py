@@ -67,6 +67,10 @@ def test_policies(policy: Versions, aspired: set[int]) -> None:
         (Situation({1}, {1: AVAILABLE}, stale={1}), [Reload(1)]),
         (Situation({1}, {1: AVAILABLE}, stale={1}, reloading={1}), []),
         (Situation({2}, {1: AVAILABLE, 2: AVAILABLE}, reloading={1}), []),
+        # Its device has failed while another life was being loaded beside it.
+        (Situation({1}, {1: UNLOADING}, reloading={1}), []),
+        (Situation({1}, {1: END}, reloading={1}), []),
+        (Situation({1}, {1: END}, failed={1}, reloading={1}), []),
         (Situation({2}, {1: AVAILABLE, 2: AVAILABLE}, stale={1}), [Unload(1)]),
     ],
 )
@@ -177,6 +181,7 @@ class World:
             self.replacements[version] = (life, self.disk[version])
         else:
             assert version not in self.lives or self.lives[version].state is END
+            assert version not in self.replacements, "loaded twice"
             self.lives[version], self.contents[version] = life, self.disk[version]
 
     def finish(self, version: int, well: bool) -> None:
@@ -187,8 +192,11 @@ class World:
             life, content = self.replacements.pop(version)
             if well:
                 life.advance(AVAILABLE)
-                self.lives[version].advance(UNLOADING)
-                self.leaving.append(self.lives[version])
+                replaced = self.lives[version]
+                if replaced.state is AVAILABLE:
+                    replaced.advance(UNLOADING)
+                if replaced.state is UNLOADING:
+                    self.leaving.append(replaced)
                 self.lives[version], self.contents[version] = life, content
             else:
                 life.fail(Failure("INTERNAL", "no"))
@@ -209,6 +217,14 @@ class World:
             life.advance(END)
             if life in self.leaving:
                 self.leaving.remove(life)
+
+    def fail_device(self, version: int) -> None:
+        """What serves answers nothing any more, and goes."""
+        if version in self.available:
+            life = self.lives[version]
+            life.failure = Failure("INTERNAL", "the device has failed")
+            life.advance(UNLOADING)
+            self.let_go(life)
 
     def take_handle(self, version: int) -> None:
         if version in self.available:
@@ -233,6 +249,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("policy"), POLICIES),
     st.tuples(st.just("well"), VERSIONS),
     st.tuples(st.just("badly"), VERSIONS),
+    st.tuples(st.just("device"), VERSIONS),
     st.tuples(st.just("handle"), VERSIONS),
     st.tuples(st.just("drop"), st.none()),
 )
@@ -252,6 +269,8 @@ def test_any_history_keeps_the_promises_and_settles(
                 world.policy = value
             case "well" | "badly":
                 world.finish(value, kind == "well")
+            case "device":
+                world.fail_device(value)
             case "handle":
                 world.take_handle(value)
             case "drop":

@@ -36,6 +36,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         needed.
     load_threads: models loading at once.
     load_niceness: how far loading, warming up and unloading stand back behind serving, 0 to 19.
+    drain_timeout_s: how long an unload waits for requests in flight. Then the version counts as gone, with an
+        error that says that its memory is not free yet; the requests go on.
     load_retries, load_retry_interval_s: a failed version is tried again that often; the interval doubles each
         time, up to five minutes.
     """
@@ -57,6 +59,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     warmup_iterations: Annotated[int, Meta(ge=1, le=1000)] = 1
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
     load_niceness: Annotated[int, Meta(ge=0, le=19)] = 19
+    drain_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
     load_retries: Annotated[int, Meta(ge=0, le=1_000_000)] = 5
     load_retry_interval_s: Annotated[float, Meta(gt=0, le=86_400)] = 5.0
 

@@ -187,7 +187,7 @@ def index_entries(record: "ModelRecord") -> list[dict[str, str]]:
     although its configuration cannot be used any more says why."""
     entries = []
     for version, life in sorted(record.versions.items()):
-        reason = life.failure.message if life.failure else "unloaded" if life.state is State.END else ""
+        reason = life.trouble.message if life.trouble else "unloaded" if life.state is State.END else ""
         if life.state is State.AVAILABLE and record.failure is not None:
             reason = record.failure.message
         entries.append(

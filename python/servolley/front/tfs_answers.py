@@ -102,8 +102,8 @@ def statuses(versions: "list[VersionRecord]") -> dict[str, Any]:
                 "version": str(life.version),
                 "state": life.state.name,
                 "status": {
-                    "error_code": life.failure.code if life.failure else "OK",
-                    "error_message": life.failure.message if life.failure else "",
+                    "error_code": life.trouble.code if life.trouble else "OK",
+                    "error_message": life.trouble.message if life.trouble else "",
                 },
             }
             for life in versions

@@ -11,15 +11,14 @@ from servolley.config.model import servable_options
 from servolley.config.strict import ConfigError
 from servolley.repository.layout import ModelOnDisk, read_class_labels
 from servolley.repository.records import Failure, VersionRecord
+from servolley.repository.unloading import Unloading
 from servolley.status import Code, StatusError
 
 if TYPE_CHECKING:
     from servolley._core import ServableOptions
+    from servolley.config.settings import Repository as RepositorySettings
 
 _log = logging.getLogger(__name__)
-
-# Retries wait twice as long each time, up to this or to the first wait, whichever is longer.
-_LONGEST_WAIT_S = 300.0
 
 
 WarmUp = Callable[[ModelOnDisk, VersionRecord, Servable], None]
@@ -49,16 +48,22 @@ class Loader(Protocol):
 
 
 class Loading:
-    """``threads`` loads at once, and as many unloads."""
+    """``settings.load_threads`` loads at once, and as many unloads; those that take long do not count."""
 
     def __init__(
-        self, engine: Loader, threads: int, loop: asyncio.AbstractEventLoop, warm_up: WarmUp | None = None
+        self,
+        engine: Loader,
+        settings: "RepositorySettings",
+        loop: asyncio.AbstractEventLoop,
+        warm_up: WarmUp | None = None,
     ) -> None:
         self._engine = engine
         self._warm_up = warm_up
         self._loop = loop
-        self._loaders = ThreadPoolExecutor(threads, thread_name_prefix="load")
-        self._unloaders = ThreadPoolExecutor(threads, thread_name_prefix="unload")
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._loaders = ThreadPoolExecutor(settings.load_threads, thread_name_prefix="load")
+        self._unloading = Unloading(settings.load_threads, loop)
+        self._overdue: set[asyncio.Task[None]] = set()
 
     async def load(
         self, found: ModelOnDisk, life: VersionRecord, over: Servable | None
@@ -91,26 +96,42 @@ class Loading:
             _log.exception("loading failed unexpectedly", extra={"fields": fields})
             return Failure(Code.INTERNAL.canonical, "internal error while loading")
 
-    async def unload(self, servable: Servable) -> None:
-        """Returns when the last request has been answered and the memory is free."""
+    async def unload(self, servable: Servable, gone_at_last: Callable[[], None] = lambda: None) -> bool:
+        """Returns when the last request has been answered and the memory is free: True. Or when that takes
+        longer than anybody waits: False, and ``gone_at_last`` is called when it is so."""
+        closing = self._loop.create_task(self._close(servable))
         try:
-            await self._loop.run_in_executor(self._unloaders, servable.close)
+            async with asyncio.timeout_at(self._loop.time() + self._drain_timeout_s):
+                await asyncio.shield(closing)
+        except TimeoutError:
+            if closing.done():
+                return True
+
+            def ended(task: asyncio.Task[None]) -> None:
+                self._overdue.discard(task)
+                gone_at_last()
+
+            self._overdue.add(closing)
+            closing.add_done_callback(ended)
+            return False
+        return True
+
+    async def _close(self, servable: Servable) -> None:
+        try:
+            await self._unloading.run(servable.name, servable.close)
         except Exception:
             fields = {"model": servable.name, "version": servable.version}
             _log.exception("unloading failed", extra={"fields": fields})
 
-    async def close_shadow(self, shadow: Shadow) -> None:
+    async def close_shadow(self, model: str, shadow: Shadow) -> None:
         """Returns when what it was running is over."""
         try:
-            await self._loop.run_in_executor(self._unloaders, shadow.close)
+            await self._unloading.run(model, shadow.close)
         except Exception:
             _log.exception("closing a shadow failed")
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Returns when unloads that took longer have ended, too."""
         self._loaders.shutdown(wait=False)
-        self._unloaders.shutdown(wait=False)
-
-
-def retry_delay_s(first_s: float, attempt: int) -> float:
-    """How long to wait before life number ``attempt`` + 1."""
-    return min(first_s * 2.0 ** min(attempt, 60), max(first_s, _LONGEST_WAIT_S))
+        while self._overdue:
+            await asyncio.wait([*self._overdue])

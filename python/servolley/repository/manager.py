@@ -9,10 +9,12 @@ from typing import Any
 from servolley._core import Servable
 from servolley.config.settings import Repository as RepositorySettings
 from servolley.repository.content import Content, content_of
+from servolley.repository.device_watch import DeviceWatch
 from servolley.repository.labels import wanted_labels
 from servolley.repository.layout import ModelOnDisk
-from servolley.repository.loading import Loader, Loading, WarmUp, retry_delay_s
+from servolley.repository.loading import Loader, Loading, WarmUp
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
+from servolley.repository.retries import Retries, earlier_failures
 from servolley.repository.versions import (
     NO_VERSION,
     UNKEPT_VERSION,
@@ -27,7 +29,6 @@ from servolley.repository.versions import (
 from servolley.status import Code
 
 _REMEMBERED_ENDS = 16  # versions at END that a model keeps showing
-_HEALTH_INTERVAL_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ class Manager:
         self._models: dict[str, ModelRecord] = {}
         self._loads: dict[asyncio.Task[None], str] = {}  # -> the model's name
         self._unloads: dict[asyncio.Task[None], str] = {}
-        self._retries: dict[tuple[str, int], asyncio.TimerHandle] = {}
-        self._loading = Loading(engine, settings.load_threads, loop, warm_up)
-        self._health_timer: asyncio.TimerHandle | None = None
+        self._retries = Retries(settings, loop, self._retry)
+        self._loading = Loading(engine, settings, loop, warm_up)
+        self._devices = DeviceWatch(self._models, loop, self._begin_break)
         self._closing = False
         self._first_loads_over = False
 
@@ -154,18 +155,15 @@ class Manager:
     async def close(self) -> None:
         """Unloads everything; waits for loads that have begun, which nothing can interrupt."""
         self._closing = True
-        for timer in self._retries.values():
-            timer.cancel()
-        self._retries.clear()
-        if self._health_timer is not None:
-            self._health_timer.cancel()
+        self._retries.close()
+        self._devices.close()
         await self._wait_for_all()
         for model in self._models.values():
             for life in model.versions.values():
                 if life.state is State.AVAILABLE:
                     self._begin_unload(model, life)
         await self._wait_for_all()
-        self._loading.close()
+        await self._loading.close()
 
     # --- what is aspired ---
 
@@ -230,9 +228,7 @@ class Manager:
     # --- loading ---
 
     def _new_life(self, model: ModelRecord, version: int, attempt: int) -> VersionRecord:
-        timer = self._retries.pop((model.name, version), None)
-        if timer is not None:
-            timer.cancel()
+        self._retries.cancel(model.name, version)
         content = content_of(model.found, version)
         return VersionRecord(version, model.found.versions[version], content, attempt)
 
@@ -244,8 +240,9 @@ class Manager:
         result = await self._run_load(found, life, None)
         if isinstance(result, Failure):
             life.fail(result)
-            self._schedule_retry(model, life)
+            self._retries.schedule(model, life)
         else:
+            model.refused.pop(life.version, None)
             life.servable = result
             life.advance(State.AVAILABLE)
             self._became_available(model, life, result)
@@ -264,7 +261,7 @@ class Manager:
         if isinstance(result, Failure):
             life.fail(result)
             model.refused[version] = life
-            self._schedule_retry(model, life)
+            self._retries.schedule(model, life)
         elif self._closing:
             await self._loading.unload(result)
         else:
@@ -273,8 +270,9 @@ class Manager:
             life.advance(State.AVAILABLE)
             model.versions[version] = life
             self._became_available(model, life, result)
-            current.advance(State.UNLOADING)
-            self._start(self._unloads, model, self._unload(model, current))
+            if current.state is State.AVAILABLE:  # and not going or gone already, for its device has failed
+                current.advance(State.UNLOADING)
+                self._start(self._unloads, model, self._unload(model, current))
         self._step(model)
 
     async def _run_load(
@@ -289,34 +287,17 @@ class Manager:
         return result
 
     def _became_available(self, model: ModelRecord, life: VersionRecord, servable: Servable) -> None:
+        life.available_since = self._loop.time()
         model.expected = model.expected or bool(model.aspired)
         self._publish(model)
         fields = {"model": model.name, "version": life.version}
         _log.info("available", extra={"fields": fields | _describe(servable)})
-        if servable.devices != ["cpu"] and self._health_timer is None and not self._closing:
-            self._health_timer = self._loop.call_later(_HEALTH_INTERVAL_S, self._look_for_broken)
-
-    # --- devices that fail ---
-
-    def _look_for_broken(self) -> None:
-        """Takes what answers nothing any more out, and tries it again later."""
-        self._health_timer = None
-        if self._closing:
-            return
-        on_devices = False
-        for model in list(self._models.values()):
-            for life in list(model.versions.values()):
-                if life.state is not State.AVAILABLE or life.servable is None:
-                    continue
-                if life.servable.broken:
-                    self._begin_break(model, life)
-                else:
-                    on_devices = on_devices or life.servable.devices != ["cpu"]
-        if on_devices:
-            self._health_timer = self._loop.call_later(_HEALTH_INTERVAL_S, self._look_for_broken)
+        self._devices.begin(servable)
 
     def _begin_break(self, model: ModelRecord, life: VersionRecord) -> None:
+        """Takes what answers nothing any more out, and tries it again later."""
         life.failure = Failure(Code.INTERNAL.canonical, "the device that it runs on has failed")
+        life.attempt = earlier_failures(life, self._loop.time())
         fields = {"model": model.name, "version": life.version, "error": life.failure.message}
         _log.error("broken", extra={"fields": fields})
         self._begin_unload(model, life)
@@ -329,33 +310,37 @@ class Manager:
         self._start(self._unloads, model, self._unload(model, life))
 
     async def _unload(self, model: ModelRecord, life: VersionRecord) -> None:
+        fields = {"model": model.name, "version": life.version}
+
+        def gone_at_last() -> None:
+            life.overdue = None
+            _log.info("the last requests have ended", extra={"fields": fields})
+            self._step(model)
+
         servable, life.servable = life.servable, None
-        if servable is not None:
-            await self._loading.unload(servable)
+        if servable is None or await self._loading.unload(servable, gone_at_last):
+            _log.info("unloaded", extra={"fields": fields})
+        else:
+            why = f"requests still run after {self._settings.drain_timeout_s:g} s: its memory is not free"
+            life.overdue = Failure(Code.DEADLINE_EXCEEDED.canonical, why)
+            _log.warning("unloaded, but %s", why, extra={"fields": fields})
         life.advance(State.END)
-        if life.failure is not None and life.version in model.aspired:
-            self._schedule_retry(model, life)
-        _log.info("unloaded", extra={"fields": {"model": model.name, "version": life.version}})
+        current = model.versions.get(life.version) is life
+        if current and life.failure is not None and life.version in model.aspired:
+            self._retries.schedule(model, life)
         self._step(model)
 
     # --- trying again ---
 
-    def _schedule_retry(self, model: ModelRecord, life: VersionRecord) -> None:
-        if self._closing or life.attempt >= self._settings.load_retries:
-            return
-        delay = retry_delay_s(self._settings.load_retry_interval_s, life.attempt)
-        timer = self._loop.call_later(delay, self._retry, model, life)
-        self._retries[model.name, life.version] = timer
-
     def _retry(self, model: ModelRecord, life: VersionRecord) -> None:
         version = life.version
-        self._retries.pop((model.name, version), None)
         if self._models.get(model.name) is not model or version not in model.aspired:
             return
         if life.content != content_of(model.found, version):
             return  # another content has been begun, or is about to be
         if model.versions.get(version) is life:
-            self._begin_load(model, version, life.attempt + 1)
+            if version not in model.replacements:
+                self._begin_load(model, version, life.attempt + 1)
         elif (
             model.refused.get(version) is life
             and version not in model.replacements
@@ -379,7 +364,7 @@ class Manager:
             model.routes = routes
             self._engine.set_routes(model.name, *routes)
         if retired is not None:
-            self._start(self._unloads, model, self._loading.close_shadow(retired))
+            self._start(self._unloads, model, self._loading.close_shadow(model.name, retired))
 
     def _forget(self, model: ModelRecord) -> None:
         for version in [v for v in model.refused if v not in model.aspired]:
@@ -390,6 +375,7 @@ class Manager:
         for version in sorted(ended)[:-_REMEMBERED_ENDS]:
             del model.versions[version]
         gone = not model.aspired and model.failure is None and not model.kept
+        gone = gone and not any(life.overdue for life in model.versions.values())
         if gone and len(ended) == len(model.versions) and self._models.get(model.name) is model:
             # Gone from disk, and everything of it has ended.
             del self._models[model.name]

@@ -27,15 +27,26 @@ class Failure:
 
 @dataclass(slots=True)
 class VersionRecord:
-    """One life of one version."""
+    """One life of one version.
+
+    failure: why it ended, where it ought not to have. overdue: why its memory is not free although it has
+    ended.
+    """
 
     version: int
     path: "Path"
     content: "Content | None" = None
     attempt: int = 0  # earlier lives that ended in a failure
+    available_since: float | None = None  # on the loop's clock
     state: State = State.START
     failure: Failure | None = None
+    overdue: Failure | None = None
     servable: "Servable | None" = None
+
+    @property
+    def trouble(self) -> Failure | None:
+        """What to tell people."""
+        return self.failure or self.overdue
 
     def advance(self, state: State) -> None:
         if not may_follow(self.state, state):

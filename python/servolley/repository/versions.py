@@ -70,7 +70,7 @@ class Situation:
     failed: versions at END that ended in an error and have not changed on disk since; only a retry brings
         them back.
     stale: available versions that lie on disk with another content by now, which has not failed to load.
-    reloading: available versions beside which another life is being loaded.
+    reloading: versions beside which another life is being loaded, whether they are still available or not.
     """
 
     aspired: Collection[int]
@@ -93,7 +93,9 @@ def next_actions(now: Situation, *, spare_memory: bool = False) -> list[Action]:
     loads = [
         Load(version)
         for version in sorted(now.aspired, reverse=True)
-        if now.states.get(version) in {None, State.END} and version not in now.failed
+        if now.states.get(version) in {None, State.END}
+        and version not in now.failed
+        and version not in now.reloading
     ]
     if spare_memory:
         leaving: list[Action] = [Unload(version) for version in (*unwanted, *outdated)]
