@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 
-from servolley.config.model import Signature
-from servolley.front.example_calls import ExampleCalls
+from servolley.config.model import ModelConfig, Signature
+from servolley.repository.layout import ModelOnDisk
 from unit.examples_front import ExamplesFront, classification, example, half_plus, spec
 from unit.grpc_front import PREDICTION
 
@@ -287,12 +288,28 @@ async def test_signatures_that_are_none(front: ExamplesFront) -> None:
         Signature(method="regress", defaults={"x": "text"}),
     ):
         await front.serve([spec("x")], [spec("y")], {"serving_default": wrong})
-        front.context.examples = ExampleCalls(front.context, lambda: front.messages)
         listed = (await front.get("/v1/models/h/metadata"))["metadata"]["signature_def"]["signature_def"]
         assert list(listed) == ["serving_default"]
         request = classification({"features": {}})
         code, text = await front.call(f"{PREDICTION}Regress", request)
         assert (code, "[signatures]" in text) == (9, True), text
+
+
+async def test_signatures_change_while_the_model_stays(front: ExamplesFront) -> None:
+    outputs = [spec("y"), spec("z", "DT_DOUBLE", [-1])]
+    signatures = {"s": Signature(method="regress", value="y")}
+    await front.serve([spec("x")], outputs, signatures)
+    call = {"signature_name": "s", "examples": [{"x": 2.0}]}
+    assert await front.rest("regress", call) == [3.0]
+    servable = front.manager.models["h"].available()[7]
+    for changed, answer in (
+        ({"s": Signature(method="regress", value="z")}, [4.0]),
+        ({"t": Signature(method="regress", value="z")}, None),
+    ):
+        front.manager.apply({"h": ModelOnDisk("h", None, ModelConfig(signatures=changed), {7: Path("7")})})
+        result = await front.rest("regress", call)
+        assert result == answer if answer else result[0] == 400
+    assert front.manager.models["h"].available()[7] is servable
 
 
 async def test_metadata_lists_them(front: ExamplesFront) -> None:

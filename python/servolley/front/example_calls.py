@@ -14,6 +14,7 @@ from servolley.status import Code, StatusError, invalid_argument, unimplemented
 
 if TYPE_CHECKING:
     from servolley._core import Servable
+    from servolley.config.model import ModelConfig
     from servolley.front.context import ServerContext
     from servolley.front.grpc.messages import Messages
 
@@ -38,7 +39,9 @@ class ExampleCalls:
         self._load_messages = load_messages
         self._rest_timeout_us = rest_timeout_us
         self._messages: Messages | None = None
-        self._plans: WeakKeyDictionary[Servable, dict[tuple[str, Method], Plan]] = WeakKeyDictionary()
+        # Beside the configuration that they follow from: its signatures change while the servable stays.
+        self._plans: WeakKeyDictionary[Servable, tuple[ModelConfig, dict[tuple[str, Method], Plan]]]
+        self._plans = WeakKeyDictionary()
 
     async def rest(self, which: tfs.Which, method: Method, body: bytes, encoding: str = "") -> bytes:
         """The JSON answer to a JSON request. ``encoding``: the Content-Encoding. Raises StatusError."""
@@ -158,11 +161,14 @@ class ExampleCalls:
             await self._off_loop_if(len(answer) > _QUICK_BYTES, take)
 
     def _plan(self, servable: "Servable", signature: str, method: Method) -> Plan:
-        plans = self._plans.setdefault(servable, {})
+        config = self._context.model(servable.name).found.config
+        known, plans = self._plans.get(servable, (None, {}))
+        if known is not config:
+            plans = {}
+            self._plans[servable] = (config, plans)
         found = plans.get((signature, method))
         if found is None:
             # A name that is none raises, so there are never more of them than the model has.
-            config = self._context.model(servable.name).found.config
             found = plans[signature, method] = plan(servable, config, signature, method)
         return found
 
