@@ -11,8 +11,8 @@ from servolley.config.model import Batching, ModelConfig
 from servolley.config.settings import Repository
 from servolley.config.strict import ConfigError
 from servolley.repository.explicit import MOST_WAITING, ExplicitControl
-from servolley.repository.layout import Scanner
-from servolley.repository.manager import Manager
+from servolley.repository.layout import ModelOnDisk, Scanner
+from servolley.repository.manager import MOST_KEPT, Manager
 from servolley.repository.versions import State
 from servolley.status import Code, StatusError
 from unit import fake_core
@@ -193,3 +193,40 @@ async def test_a_load_waits_for_what_is_being_unloaded(f: Fixture, monkeypatch: 
     release.set()
     assert await loading is None
     assert f.routes() == ([1], 1, {})
+
+
+async def test_nothing_is_loaded_any_more_at_the_end(f: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await f.load() is None
+    begun, go_on = threading.Event(), threading.Event()
+    look_at = Scanner.look_at
+
+    def held_back(self: Scanner, name: str, config: ModelConfig | None = None) -> Any:
+        begun.set()
+        go_on.wait(60)
+        return look_at(self, name, config)
+
+    monkeypatch.setattr(Scanner, "look_at", held_back)
+    looking, waiting = (asyncio.create_task(f.load(config=size)) for size in ("3", "5"))
+    await asyncio.to_thread(begun.wait, 60)
+    f.control.close()
+    go_on.set()
+    assert [await looking, await waiting] == [Code.UNAVAILABLE] * 2
+    assert await f.load() is Code.UNAVAILABLE
+    assert await f.load(config="7") is Code.UNAVAILABLE
+    assert (len(f.engine.loads), f.engine.reconfigured) == (1, [])
+    assert await f.unload() is None
+
+
+async def test_only_the_last_of_many_unloaded_models_stay_known(f: Fixture) -> None:
+    for number in range(5000):
+        name = f"m{number}"
+        f.manager.apply_model(ModelOnDisk(name, None, versions={1: Path(name)}))
+        await f.manager.settle(name)
+        f.manager.withdraw(name, keep=True)
+        if number == 4500:
+            f.manager.apply_model(ModelOnDisk("m4000", None, versions={1: Path("m4000")}))
+    await f.manager.settle("m4000")
+    await f.manager.close()
+    # That one is loaded, and counts not among them.
+    assert list(f.manager.models) == [f"m{number}" for number in range(5000 - MOST_KEPT - 1, 5000)]
+    assert f.engine.routes.keys() == f.manager.models.keys()

@@ -29,3 +29,7 @@ def content_of(model: "ModelOnDisk", version: int) -> Content:
         (model.versions.get(version), model.stamps.get(version), runtime),
         (model.config.batching, serving, labels),
     )
+
+
+def same_weights(one: Content | None, other: Content | None) -> bool:
+    return one is not None and other is not None and one.weights == other.weights

@@ -13,7 +13,7 @@ from servolley.repository.manager import Manager
 from servolley.repository.names import valid_model_name
 from servolley.repository.override_files import PREFIX, Files, OverrideStore, Written, take_files, write_files
 from servolley.repository.versions import NO_VERSION, aspired_versions
-from servolley.status import Code, StatusError, invalid_argument, not_found
+from servolley.status import Code, StatusError, invalid_argument, not_found, unavailable
 
 #: Changes of one model that may wait. Plain loads count once, however many ask for them.
 MOST_WAITING = 16
@@ -38,8 +38,10 @@ class ExplicitControl:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan")
         self._queues: dict[str, _Queue] = {}
         self._store = OverrideStore(files_limit_bytes)
+        self._closing = False
 
     async def load(self, name: str, parameters: dict[str, Any]) -> None:
+        self._check_open()
         override = self._override(name, parameters)
         files = take_files(parameters)
         if files and override is None:
@@ -71,8 +73,15 @@ class ExplicitControl:
             return []
 
     def close(self) -> None:
+        """Nothing is loaded any more, nor what is waiting for its turn."""
+        self._closing = True
         self._thread.shutdown(wait=False)
         self._store.close()
+
+    def _check_open(self) -> None:
+        """Raises StatusError."""
+        if self._closing:
+            raise unavailable("Server exiting")
 
     # --- in turn ---
 
@@ -104,6 +113,7 @@ class ExplicitControl:
         async with queue.turn:
             if override is None:
                 queue.plain_load = None  # from now on what is asked for may be about newer files
+            self._check_open()
             written = self._store.begin(files) if files else None
             try:
                 scanner = self._scanner
@@ -115,6 +125,7 @@ class ExplicitControl:
                     raise invalid_argument(f"failed to load '{name}', {found.error}")
                 if not aspired_versions(found.config.versions, found.versions):
                     raise invalid_argument(f"failed to load '{name}', {NO_VERSION}")
+                self._check_open()
                 await self._apply(name, found)
             finally:
                 await self._tidy(name, written)

@@ -8,7 +8,7 @@ from typing import Any
 
 from servolley._core import Servable
 from servolley.config.settings import Repository as RepositorySettings
-from servolley.repository.content import Content, content_of
+from servolley.repository.content import content_of, same_weights
 from servolley.repository.device_watch import DeviceWatch
 from servolley.repository.labels import wanted_labels
 from servolley.repository.layout import ModelOnDisk
@@ -29,6 +29,8 @@ from servolley.repository.versions import (
 from servolley.status import Code
 
 _REMEMBERED_ENDS = 16  # versions at END that a model keeps showing
+#: Models that have been unloaded on request and stay known.
+MOST_KEPT = 1024
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Manager:
         self._settings = settings
         self._loop = loop
         self._models: dict[str, ModelRecord] = {}
+        self._kept: dict[str, ModelRecord] = {}  # the latest last
         self._loads: dict[asyncio.Task[None], str] = {}  # -> the model's name
         self._unloads: dict[asyncio.Task[None], str] = {}
         self._retries = Retries(settings, loop, self._retry)
@@ -113,6 +116,7 @@ class Manager:
         """The same for one model, whatever becomes of the others. ``again``: also what has failed before."""
         model = self._models.setdefault(on_disk.name, ModelRecord(on_disk.name, on_disk))
         model.kept = False
+        self._kept.pop(model.name, None)
         if again:
             model.refused.clear()
             for life in model.versions.values():
@@ -130,10 +134,15 @@ class Manager:
         self._step(model)
 
     def withdraw(self, name: str, *, keep: bool = False) -> None:
-        """Nothing of the model is wanted any more. ``keep``: it stays known."""
+        """Nothing of the model is wanted any more. ``keep``: it stays known, as the last MOST_KEPT do."""
         model = self._models[name]
         model.aspired, model.failure, model.expected, model.kept = frozenset(), None, False, keep
+        self._kept.pop(name, None)
+        if keep:
+            self._kept[name] = model
         self._step(model)
+        if len(self._kept) > MOST_KEPT:
+            self.withdraw(next(iter(self._kept)))
 
     def labels_moved(self, model: ModelRecord) -> None:
         """``model.label_moves`` has changed."""
@@ -255,7 +264,7 @@ class Manager:
     async def _reload(self, model: ModelRecord, life: VersionRecord, found: ModelOnDisk) -> None:
         """Beside the one that serves, whose place it takes when it is there."""
         version, current = life.version, model.versions[life.version]
-        over = current.servable if _same_weights(current.content, life.content) else None
+        over = current.servable if same_weights(current.content, life.content) else None
         result = await self._run_load(found, life, over)
         del model.replacements[version]
         if isinstance(result, Failure):
@@ -400,10 +409,6 @@ class Manager:
     def _log_failure(self, model: str, version: int | None, failure: Failure) -> None:
         fields = {"model": model, "version": version, "code": failure.code, "error": failure.message}
         _log.error("cannot load", extra={"fields": fields})
-
-
-def _same_weights(one: Content | None, other: Content | None) -> bool:
-    return one is not None and other is not None and one.weights == other.weights
 
 
 def _describe(servable: Servable) -> dict[str, object]:
