@@ -175,7 +175,7 @@ class Server:
                 self._context.control = RemoteControl(self._remote, self._context.control)
         else:
             self._context.reload = ReloadControl(
-                self._manager, self._served, self._sources.scanner, self._adopt
+                self._manager, self._served, self._sources.listed, self._adopt
             )
         self._context.choose_version = self._engine.choose_version
         self._context.inner = InnerCalls(self._engine, self._driver)
@@ -265,11 +265,14 @@ class Server:
 
     def _poll(self) -> None:
         repository = self._settings.repository
-        if repository.control_mode == "poll" and repository.poll_interval_s > 0:
-            watch = FolderWatch.open(self._served.folders) if repository.watch else None
-            self._poller = Poller(
-                self._served, self._found, repository.poll_interval_s, self._manager.apply, watch
-            )
+        folders_s = repository.poll_interval_s if repository.control_mode == "poll" else 0.0
+        listed = repository.model_config_file is not None
+        # A list is read again whether or not its folders are looked at.
+        intervals_s = [folders_s, repository.model_config_poll_interval_s if listed else 0.0]
+        if any(intervals_s):
+            watch = FolderWatch.open(self._served.folders) if repository.watch and folders_s > 0 else None
+            interval_s = min(interval_s for interval_s in intervals_s if interval_s > 0)
+            self._poller = Poller(self._served, self._found, interval_s, self._manager.apply, watch)
             self._polling.append(asyncio.create_task(self._poller.run()))
             if self._remote is not None and self._settings.remote.poll_interval_s > 0:
                 watching = partial(self._remote.watch, self._poller.nudge)

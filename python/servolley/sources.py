@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 from servolley.config.strict import ConfigError, read_config
 from servolley.front.grpc.services import built_messages
 from servolley.repository.layout import RepositoryError, Scanner
+from servolley.repository.model_list import ModelList
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from servolley.config.model import ModelConfig
     from servolley.config.settings import Repository as RepositorySettings
     from servolley.config.settings import ServerSettings
+    from servolley.config.tfserving import ServedModel
     from servolley.config.tfserving_server import BatchingDefaults
     from servolley.repository.config_file import ConfigFile
 
@@ -35,7 +39,7 @@ class Sources:
             from servolley.repository.config_file import ConfigFile
 
             file, interval_s = Path(repository.model_config_file), repository.model_config_poll_interval_s
-            return ConfigFile(file, _tfserving_message, self.scanner(), interval_s)
+            return ConfigFile(file, _tfserving_message, self.listed(()), interval_s)
         if repository.path is None:
             raise RepositoryError("no model repository given")
         return self.repository(Path(repository.path), repository.name)
@@ -43,9 +47,11 @@ class Sources:
     def repository(self, path: Path, name: str | None = None) -> Scanner:
         return Scanner(path, name, triton_message, self._complete)
 
-    def scanner(self) -> Scanner:
-        """For the folders of a list."""
-        return Scanner(Path(), None, triton_message, self._complete)
+    def listed(self, served: "Sequence[ServedModel]") -> ModelList:
+        """A list of TensorFlow Serving's; its folders are looked at as often as the settings say."""
+        repository = self._repository
+        once = repository.control_mode != "poll" or repository.poll_interval_s == 0
+        return ModelList(Scanner(Path(), None, triton_message, self._complete), served, once=once)
 
 
 def _batching_defaults(repository: "RepositorySettings") -> "BatchingDefaults | None":

@@ -69,3 +69,21 @@ def test_a_file_that_cannot_be_used_at_start(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "tensorflow.serving.ModelServerConfig" in ended.stderr
+
+
+@pytest.mark.parametrize("flags", [("--poll-interval", "0"), ("--model-control-mode", "none")])
+def test_the_file_is_read_again_where_nobody_looks_at_folders(
+    serve: ServerFactory, root: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    file = tmp_path / "models.config"
+    write(file, entry(root, "m"))
+    server = started(serve, tmp_path, file, "--model_config_file_poll_wait_seconds", "0.1", *flags)
+    put(root, "m", 4, models.plus(4))
+    write(file, entry(root, "m"), entry(root, "n"))
+    await_states(server, {7: "AVAILABLE"}, "n")
+    await_states(server, {4: "AVAILABLE"})  # another list: its folders are looked at, once
+    put(root, "m", 5, models.plus(5))
+    file.write_text("model_config_list { oops }")
+    wait_until(lambda: "tensorflow.serving.ModelServerConfig" in server.log, 30, "the complaint")
+    assert states(server)[4] == "AVAILABLE"
+    assert 5 not in states(server)

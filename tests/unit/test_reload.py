@@ -49,7 +49,11 @@ class Fixture:
         self.source = ReplaceableSource(Scanner(root), 10.0, lambda: self.now)
         self.adopted: list[Models] = []
         self.control = ReloadControl(
-            self.manager, self.source, lambda: Scanner(Path()), self.adopted.append, limit_s
+            self.manager,
+            self.source,
+            lambda served: ModelList(Scanner(Path()), served),
+            self.adopted.append,
+            limit_s,
         )
 
     def config(self, text: str) -> Any:

@@ -12,6 +12,7 @@ from servolley.config.tfserving import ServedModel
 from servolley.front.grpc.messages import Messages
 from servolley.repository.config_file import ConfigFile
 from servolley.repository.layout import RepositoryError, Scanner
+from servolley.repository.model_list import ModelList
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_the_file_is_read_again_when_it_is_time(tmp_path: Path, messages: Messag
         return ConfigFile(
             file,
             lambda: messages.message(tfserving.MESSAGE)(),
-            Scanner(Path(), triton_message=lambda: messages.message(triton.MESSAGE)()),
+            ModelList(Scanner(Path(), triton_message=lambda: messages.message(triton.MESSAGE)())),
             interval_s,
             lambda: now,
         )
@@ -100,3 +101,15 @@ def test_the_file_is_read_again_when_it_is_time(tmp_path: Path, messages: Messag
     assert list(once.look()) == ["a"]
     file.write_text("model_config_list { oops }")
     assert watching.look() == both
+
+
+def test_folders_that_are_looked_at_once(tmp_path: Path) -> None:
+    for number in "12":
+        (tmp_path / "a" / number).mkdir(parents=True)
+        (tmp_path / "a" / number / "model.onnx").write_text("x")
+    listed = ModelList(Scanner(Path()), [ServedModel("a", str(tmp_path / "a"), Versions())], once=True)
+    found = listed.look()
+    (tmp_path / "a" / "2" / "model.onnx").unlink()
+    assert listed.look() == found
+    listed.served = [ServedModel("b", str(tmp_path / "a"), Versions())]
+    assert list(listed.look()["b"].versions) == [1]

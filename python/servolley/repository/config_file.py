@@ -8,7 +8,7 @@ from typing import Any
 
 from servolley.config import tfserving
 from servolley.config.strict import ConfigError, read_config
-from servolley.repository.layout import ModelOnDisk, RepositoryError, Scanner
+from servolley.repository.layout import ModelOnDisk, RepositoryError
 from servolley.repository.model_list import ModelList, check_names
 from servolley.repository.stamps import Stamp, stamp_of_file
 
@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 
 
 class ConfigFile:
-    """A source like a repository. ``message`` makes an empty ModelServerConfig; ``scanner`` looks into the
-    models' folders.
+    """A source like a repository. ``message`` makes an empty ModelServerConfig; ``models`` becomes the list
+    that the file holds.
 
     The file is read again when it has changed and ``interval_s`` have passed; 0 = never. One that cannot be
     used leaves what it said before.
@@ -27,7 +27,7 @@ class ConfigFile:
         self,
         path: Path,
         message: Callable[[], Any],
-        scanner: Scanner,
+        models: ModelList,
         interval_s: float,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,7 +38,7 @@ class ConfigFile:
         self._next_read = 0.0
         self._stamp: Stamp | None = None
         self._known = False
-        self._list = ModelList(scanner)
+        self._list = models
 
     def look(self) -> dict[str, ModelOnDisk]:
         """Models by name. Raises RepositoryError: the file could never be used."""

@@ -20,17 +20,28 @@ _log = logging.getLogger(__name__)
 
 
 class ModelList:
-    """A source like a repository. ``scanner``: looks into the folders."""
+    """A source like a repository. ``scanner``: looks into the folders. ``once``: only when another list has
+    been put into ``served``."""
 
-    def __init__(self, scanner: Scanner, served: Sequence[ServedModel] = ()) -> None:
+    def __init__(self, scanner: Scanner, served: Sequence[ServedModel] = (), *, once: bool = False) -> None:
         self.served = served
         self._scanner = scanner
+        self._once = once
+        self._seen: tuple[Sequence[ServedModel], dict[str, ModelOnDisk]] | None = None
 
     def look(self) -> dict[str, ModelOnDisk]:
         """Models by name. The list decides on versions and labels; whatever else a folder says of its model
         holds."""
-        models = self._scanner.look_into({each.name: Path(each.base_path) for each in self.served})
-        for served in self.served:
+        if self._once and self._seen is not None and self._seen[0] is self.served:
+            return self._seen[1]
+        served = self.served
+        models = self._look_into(served)
+        self._seen = (served, models) if self._once else None
+        return models
+
+    def _look_into(self, listed: Sequence[ServedModel]) -> dict[str, ModelOnDisk]:
+        models = self._scanner.look_into({each.name: Path(each.base_path) for each in listed})
+        for served in listed:
             found = models[served.name]
             versions = msgspec.structs.replace(served.versions, preserve=found.config.versions.preserve)
             try:

@@ -16,7 +16,8 @@ from servolley.repository.versions import NO_VERSION, aspired_versions
 from servolley.status import Code, StatusError, invalid_argument, unavailable
 
 if TYPE_CHECKING:
-    from servolley.repository.layout import ModelOnDisk, Scanner
+    from servolley.config.tfserving import ServedModel
+    from servolley.repository.layout import ModelOnDisk
     from servolley.repository.manager import Manager
 
 #: Reloads that may wait for each other.
@@ -30,20 +31,20 @@ _log = logging.getLogger(__name__)
 
 
 class ReloadControl:
-    """new_scanner: makes what looks into one list's folders. adopted: is told what is served now, before it
+    """new_list: of these models. adopted: is told what is served now, before it
     is loaded. limit_s: how long a call waits for loads."""
 
     def __init__(
         self,
         manager: "Manager",
         source: ReplaceableSource,
-        new_scanner: "Callable[[], Scanner]",
+        new_list: "Callable[[Sequence[ServedModel]], ModelList]",
         adopted: Callable[[Models], None],
         limit_s: float = 600.0,
     ) -> None:
         self._manager = manager
         self._source = source
-        self._new_scanner = new_scanner
+        self._new_list = new_list
         self._adopted = adopted
         self._limit_s = limit_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reload")
@@ -81,6 +82,8 @@ class ReloadControl:
                 raise unavailable("Server exiting")
             loop = asyncio.get_running_loop()
             listed, found = await loop.run_in_executor(self._thread, self._look, config)
+            if self._closing:
+                raise unavailable("Server exiting")
             for model in found.values():
                 _check(model)
             # No step in between: whoever looks sees the old set or the new one.
@@ -101,7 +104,7 @@ class ReloadControl:
             check_names(served)
         except ConfigError as error:
             raise invalid_argument(str(error)) from error
-        listed = ModelList(self._new_scanner(), served)
+        listed = self._new_list(served)
         return listed, listed.look()
 
     async def _settled(self, names: Sequence[str]) -> None:
