@@ -58,13 +58,22 @@ Result<Buffer> Pool::allocate(std::size_t bytes) {
     kept(*block).fetch_sub(block_bytes, std::memory_order_relaxed);
   } else {
     bool reserved = reserve(block_bytes);
-    if (!reserved) {  // what other size classes keep may make room
+    // What other size classes keep may make room; pinned memory last, for it takes long to free.
+    if (!reserved) {
+      trim_ordinary();
+      reserved = reserve(block_bytes);
+    }
+    if (!reserved) {
       trim();
       reserved = reserve(block_bytes);
     }
     // Before the device is asked: a block of before renew() must not pass for one of after it.
     const std::uint32_t epoch = epoch_.load(std::memory_order_acquire);
-    const Memory memory = reserved ? device_.allocate(block_bytes) : Memory{};
+    Memory memory = reserved ? device_.allocate(block_bytes) : Memory{};
+    if (reserved && !memory.data) {  // the device has others to serve, and less than the ceiling
+      trim();
+      memory = device_.allocate(block_bytes);
+    }
     if (!memory.data) {
       if (reserved) total_bytes_.fetch_sub(block_bytes, std::memory_order_relaxed);
       return Status(Code::kResourceExhausted,

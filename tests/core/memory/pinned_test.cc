@@ -114,3 +114,22 @@ TEST_CASE("blocks that threads hold across the switch come back the way they cam
   CHECK(source->held == 0);
   CHECK(pool.stats().cached_bytes == 0);
 }
+
+TEST_CASE("at the ceiling pinned blocks go last") {
+  HostDevice host;
+  REQUIRE(host.use_pinned(std::make_shared<CountingPinned>()));
+  Pool pool(host, {.ceiling_bytes = 2 * kLarge});
+  take(pool, kLarge).reset();
+  {
+    std::vector<Buffer> ordinary;
+    for (int i = 0; i < 5; ++i) ordinary.push_back(take(pool, 32 << 10));
+  }
+  CHECK(pool.stats().cached_bytes == kLarge + 5 * (32 << 10));
+  // The ordinary ones make the room.
+  const Buffer other = take(pool, kLarge / 8 * 7);
+  CHECK(pool.stats().cached_pinned_bytes == kLarge);
+  CHECK(pool.stats().cached_bytes == kLarge);
+  // They would not be enough.
+  const Buffer more = take(pool, kLarge / 2);
+  CHECK(pool.stats().cached_bytes == 0);
+}

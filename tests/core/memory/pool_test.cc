@@ -27,7 +27,7 @@ class CountingDevice final : public Device {
  public:
   DeviceId id() const override { return {}; }
   Memory allocate(std::size_t bytes) override {
-    if (empty) return {};
+    if (empty || bytes > has - held) return {};
     held += bytes;
     return cpu_device().allocate(bytes);
   }
@@ -37,6 +37,7 @@ class CountingDevice final : public Device {
   }
   std::atomic<std::size_t> held{0};
   std::atomic<bool> empty{false};
+  std::size_t has = std::numeric_limits<std::size_t>::max();
 };
 
 Buffer take(Pool& pool, std::size_t bytes) {
@@ -149,6 +150,18 @@ TEST_CASE("a device without memory is RESOURCE_EXHAUSTED and costs nothing") {
   }
   device.empty = false;
   for (int i = 0; i < 4; ++i) (void)take(pool, 4096);
+}
+
+TEST_CASE("what is kept goes back when the device has no more, below the ceiling") {
+  CountingDevice device;
+  device.has = std::size_t{8} << 20;
+  Pool pool(device, {});
+  take(pool, std::size_t{5} << 20).reset();
+  CHECK(pool.stats().cached_bytes == std::size_t{5} << 20);
+  const Buffer larger = take(pool, std::size_t{6} << 20);
+  CHECK(pool.stats().cached_bytes == 0);
+  CHECK_FALSE(pool.allocate(std::size_t{3} << 20));
+  CHECK(device.held == std::size_t{6} << 20);
 }
 
 TEST_CASE("statistics: in use, high water, cached; trim gives everything kept back") {
