@@ -68,6 +68,8 @@ class Standin {
              void* argument = nullptr, int us = -1) {
     return standin_launch_(stream, name, function, argument, us);
   }
+  int begin_capture(CUstream_st* stream) { return standin_begin_capture_(stream); }
+  int end_capture(CUstream_st* stream) { return standin_end_capture_(stream); }
   // The first wrong call; empty if there was none.
   std::string misuse() {
     char text[256] = "";

@@ -28,6 +28,7 @@ void standin_reset(void) {
     stream.tasks.clear();
     stream.finished = stream.queued;
     stream.alive = false;
+    stream.capture = {};
   }
   // What runs just now still needs its memory.
   world.changed.wait(lock, [&] {
@@ -37,6 +38,7 @@ void standin_reset(void) {
     });
   });
   for (CUevent_st& event : world.events) event.alive = false;
+  for (CUgraph_st& graph : world.graphs) graph.alive = false;
   world.discard_memory();
   for (Device& device : world.devices) device.context.retains = 0;
   world.settings = {};
@@ -107,8 +109,17 @@ int standin_launch(CUstream stream, const char* name, void (*function)(void*), v
   task.least = std::chrono::microseconds(us < 0 ? call.world().settings.kernel_us : us);
   task.function = function;
   task.argument = argument;
-  call.world().enqueue(*stream, std::move(task));
-  return CUDA_SUCCESS;
+  return call.world().enqueue(*stream, std::move(task));
+}
+
+int standin_begin_capture(CUstream stream) {
+  return cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
+}
+
+int standin_end_capture(CUstream stream) {
+  CUgraph graph = nullptr;
+  const CUresult ended = cuStreamEndCapture(stream, &graph);
+  return graph ? cuGraphDestroy(graph) : ended;
 }
 
 int standin_misuse(char* text, size_t capacity) {
@@ -148,6 +159,8 @@ size_t standin_alive(const char* what) {
     for (const CUstream_st& stream : world.streams) sum += stream.alive;
   } else if (name == "events") {
     for (const CUevent_st& event : world.events) sum += event.alive;
+  } else if (name == "graphs") {
+    for (const CUgraph_st& graph : world.graphs) sum += graph.alive;
   } else if (name == "contexts") {
     for (const Device& device : world.devices) {
       sum += static_cast<std::size_t>(device.context.retains);

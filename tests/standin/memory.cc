@@ -106,7 +106,7 @@ CUresult cuMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 }
 
 CUresult cuMemAlloc(CUdeviceptr* out, size_t bytes) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   World& world = call.world();
   Device& device = world.device(call.device());
@@ -135,7 +135,7 @@ CUresult cuMemAlloc(CUdeviceptr* out, size_t bytes) {
 }
 
 CUresult cuMemFree(CUdeviceptr pointer) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   World& world = call.world();
   const auto at = world.allocations.find(static_cast<std::uintptr_t>(pointer));
@@ -163,7 +163,7 @@ CUresult cuMemGetAddressRange(CUdeviceptr* base, size_t* bytes, CUdeviceptr poin
 }
 
 CUresult cuMemHostAlloc(void** out, size_t bytes, unsigned int) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   *out = std::aligned_alloc(kPage, in_pages(bytes));
@@ -173,7 +173,7 @@ CUresult cuMemHostAlloc(void** out, size_t bytes, unsigned int) {
 }
 
 CUresult cuMemFreeHost(void* block) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   World& world = call.world();
   const auto at = world.host_blocks.find(reinterpret_cast<std::uintptr_t>(block));
@@ -211,7 +211,7 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle* out, CUdeviceptr pointer) {
 }
 
 CUresult cuIpcOpenMemHandle(CUdeviceptr* out, CUipcMemHandle native, unsigned int) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   World& world = call.world();
   Handle handle;
@@ -243,7 +243,7 @@ CUresult cuIpcOpenMemHandle(CUdeviceptr* out, CUipcMemHandle native, unsigned in
 }
 
 CUresult cuIpcCloseMemHandle(CUdeviceptr pointer) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   World& world = call.world();
   const auto at = world.allocations.find(static_cast<std::uintptr_t>(pointer));

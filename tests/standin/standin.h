@@ -48,12 +48,17 @@ struct standin_record {
   X(standin_launch, int,                                                                           \
     (struct CUstream_st * stream, const char* name, void (*function)(void*), void* argument,       \
      int us))                                                                                      \
+  /* A capture in the global mode, as ONNX Runtime makes them; its graph is destroyed at the end.  \
+   */                                                                                              \
+  X(standin_begin_capture, int, (struct CUstream_st * stream))                                     \
+  X(standin_end_capture, int, (struct CUstream_st * stream))                                       \
   /* How many calls were wrong (freed memory, dead streams, no context), and the first of them. */ \
   X(standin_misuse, int, (char* text, size_t capacity))                                            \
   X(standin_forget_misuse, void, (void))                                                           \
   /* cuIpcGetMemHandle, in whatever context the memory is. */                                      \
   X(standin_export, int, (void* device_memory, void* handle))                                      \
-  /* "device_bytes", "host_bytes", "streams", "events", "mappings", "contexts": alive now. */      \
+  /* "device_bytes", "host_bytes", "streams", "events", "graphs", "mappings", "contexts": alive    \
+   * now. */                                                                                       \
   X(standin_alive, size_t, (const char* what))                                                     \
   /* Where the host finds device memory (the same place unless it is guarded). */                  \
   X(standin_host_address, void*, (void* device_memory))

@@ -18,10 +18,21 @@ bool World::ready(const CUstream_st& stream) {
   return task.unit == Unit::kNone || !on.busy[static_cast<std::size_t>(task.unit)];
 }
 
-void World::enqueue(CUstream_st& stream, Task task) {
+CUresult World::enqueue(CUstream_st& stream, Task task) {
+  if (stream.capture.status == CU_STREAM_CAPTURE_STATUS_INVALIDATED) {
+    return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  }
+  const bool captures = stream.capture.status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  if (task.event && !task.waits) task.event->captured = captures;
+  if (captures) {
+    ++stream.capture.tasks;
+    return CUDA_SUCCESS;
+  }
+  if (task.event && !task.waits) task.ticket = ++task.event->recorded;
   ++stream.queued;
   stream.tasks.push_back(std::move(task));
   changed.notify_all();
+  return CUDA_SUCCESS;
 }
 
 CUresult World::finish(std::unique_lock<std::mutex>& lock, CUstream_st& stream) {
@@ -136,16 +147,20 @@ CUresult cuStreamDestroy(CUstream stream) {
 }
 
 CUresult cuStreamQuery(CUstream stream) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (const CUresult bad = call.check(stream); bad != CUDA_SUCCESS) return bad;
+  const CUresult bad = call.world().spoil(*stream, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  if (bad != CUDA_SUCCESS) return bad;
   return stream->finished == stream->queued ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 CUresult cuStreamSynchronize(CUstream stream) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (const CUresult bad = call.check(stream); bad != CUDA_SUCCESS) return bad;
+  const CUresult bad = call.world().spoil(*stream, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  if (bad != CUDA_SUCCESS) return bad;
   const HostWait wait(call.world(), __func__, call.device(), stream->number);
   return call.world().finish(call.lock(), *stream);
 }
@@ -154,14 +169,13 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) {
   Call call(__func__, Call::kContext);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (const CUresult bad = call.check(stream); bad != CUDA_SUCCESS) return bad;
-  if (const CUresult bad = call.check(event); bad != CUDA_SUCCESS) return bad;
+  if (const CUresult bad = call.check(stream, event); bad != CUDA_SUCCESS) return bad;
   if (flags != CU_EVENT_WAIT_DEFAULT) return CUDA_ERROR_INVALID_VALUE;
   Task task;
   task.event = event;
   task.ticket = event->recorded;
   task.waits = true;
-  call.world().enqueue(*stream, std::move(task));
-  return CUDA_SUCCESS;
+  return call.world().enqueue(*stream, std::move(task));
 }
 
 CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void* argument) {
@@ -172,8 +186,7 @@ CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void* argument) {
   task.what = "host_function";
   task.function = function;
   task.argument = argument;
-  call.world().enqueue(*stream, std::move(task));
-  return CUDA_SUCCESS;
+  return call.world().enqueue(*stream, std::move(task));
 }
 
 CUresult cuEventCreate(CUevent* out, unsigned int) {
@@ -203,22 +216,22 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
   }
   Task task;
   task.event = event;
-  task.ticket = ++event->recorded;
-  call.world().enqueue(*stream, std::move(task));
-  return CUDA_SUCCESS;
+  return call.world().enqueue(*stream, std::move(task));
 }
 
 CUresult cuEventQuery(CUevent event) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (const CUresult bad = call.check(event); bad != CUDA_SUCCESS) return bad;
+  if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
   return event->reached >= event->recorded ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 CUresult cuEventSynchronize(CUevent event) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (const CUresult bad = call.check(event); bad != CUDA_SUCCESS) return bad;
+  if (event->captured) return CUDA_ERROR_CAPTURED_EVENT;
   const HostWait wait(call.world(), __func__, event->device, 0);
   const std::uint64_t ticket = event->recorded;
   call.world().changed.wait(call.lock(), [&] { return event->reached >= ticket; });
@@ -242,10 +255,14 @@ CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstr
   task.from = static_cast<const std::byte*>(from);
   task.bytes = bytes;
   // Of memory that is not pinned the driver takes little at once, and waits with much.
+  if (!world.pinned(from, bytes)) {
+    const CUresult bad = world.spoil(*stream, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    if (bad != CUDA_SUCCESS) return bad;
+  }
   const bool waits = !world.pinned(from, bytes) && bytes > kStagedBytes;
   if (!world.pinned(from, bytes) && !waits) task.staged.assign(task.from, task.from + bytes);
-  world.enqueue(*stream, std::move(task));
-  if (!waits) return CUDA_SUCCESS;
+  const CUresult queued = world.enqueue(*stream, std::move(task));
+  if (queued != CUDA_SUCCESS || !waits) return queued;
   const HostWait wait(world, "pageable_copy", call.device(), stream->number, bytes);
   return world.finish(call.lock(), *stream);
 }
@@ -267,8 +284,12 @@ CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream st
   task.from = reinterpret_cast<const std::byte*>(from);
   task.bytes = bytes;
   const bool waits = !world.pinned(to, bytes);
-  world.enqueue(*stream, std::move(task));
-  if (!waits) return CUDA_SUCCESS;
+  if (waits) {
+    const CUresult bad = world.spoil(*stream, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+    if (bad != CUDA_SUCCESS) return bad;
+  }
+  const CUresult queued = world.enqueue(*stream, std::move(task));
+  if (queued != CUDA_SUCCESS || !waits) return queued;
   const HostWait wait(world, "pageable_copy", call.device(), stream->number, bytes);
   return world.finish(call.lock(), *stream);
 }
@@ -289,8 +310,7 @@ CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstr
   task.to = reinterpret_cast<std::byte*>(to);
   task.from = reinterpret_cast<const std::byte*>(from);
   task.bytes = bytes;
-  world.enqueue(*stream, std::move(task));
-  return CUDA_SUCCESS;
+  return world.enqueue(*stream, std::move(task));
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
@@ -307,14 +327,13 @@ CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUst
   task.to = reinterpret_cast<std::byte*>(to);
   task.bytes = bytes;
   task.fill = value;
-  world.enqueue(*stream, std::move(task));
-  return CUDA_SUCCESS;
+  return world.enqueue(*stream, std::move(task));
 }
 
 // What clients use, who do not mind waiting.
 
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t bytes) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (!call.world().find(reinterpret_cast<void*>(to), bytes)) {
     return call.wrong(CUDA_ERROR_INVALID_VALUE, "not (all of it) device memory");
@@ -325,7 +344,7 @@ CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t bytes) {
 }
 
 CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, size_t bytes) {
-  Call call(__func__, Call::kContext);
+  Call call(__func__, Call::kSafe);
   if (call.refused() != CUDA_SUCCESS) return call.refused();
   if (!call.world().find(reinterpret_cast<void*>(from), bytes)) {
     return call.wrong(CUDA_ERROR_INVALID_VALUE, "not (all of it) device memory");

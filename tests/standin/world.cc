@@ -177,7 +177,7 @@ Call::Call(const char* name, Needs needs) : name_(name) {
     refused_ = CUDA_ERROR_NOT_INITIALIZED;
     return;
   }
-  if (needs == kContext) {
+  if (needs >= kContext) {
     const CUcontext current = current_context();
     if (!current) {
       refused_ = wrong(CUDA_ERROR_INVALID_CONTEXT, "no context is current");
@@ -191,8 +191,9 @@ Call::Call(const char* name, Needs needs) : name_(name) {
     refused_ = world_.device(device_).broken;
     if (refused_ != CUDA_SUCCESS) return;
   }
-  refused_ = world_.take_failure(name_);
-  if (needs == kContext && breaks_context(refused_)) {
+  if (needs == kSafe) refused_ = world_.unsafe_call();
+  if (refused_ == CUDA_SUCCESS) refused_ = world_.take_failure(name_);
+  if (needs >= kContext && breaks_context(refused_)) {
     world_.device(device_).broken = refused_;
     world_.changed.notify_all();
   }

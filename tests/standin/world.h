@@ -28,6 +28,12 @@ struct CUevent_st {
   int device = 0;
   std::uint64_t recorded = 0;  // number of the last record
   std::uint64_t reached = 0;
+  bool captured = false;  // recorded last in a stream that captured
+  bool alive = true;
+};
+
+struct CUgraph_st {
+  std::size_t nodes = 0;
   bool alive = true;
 };
 
@@ -38,6 +44,13 @@ using Clock = std::chrono::steady_clock;
 // What runs one thing at a time: a device has a copy engine for each direction.
 enum class Unit { kUp, kDown, kCompute, kNone };
 inline constexpr std::size_t kUnits = 3;
+
+struct Capture {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  int thread = 0;  // who began it
+  std::size_t tasks = 0;
+};
 
 struct Task {
   std::string what;
@@ -64,6 +77,7 @@ struct CUstream_st {
   std::uint64_t queued = 0;
   std::uint64_t finished = 0;
   std::deque<standin::Task> tasks;
+  standin::Capture capture;
 };
 
 namespace standin {
@@ -123,7 +137,13 @@ struct World {
   // Waits for everything queued in a stream so far, as the host would.
   CUresult finish(std::unique_lock<std::mutex>& lock, CUstream_st& stream);
   void finish_device(std::unique_lock<std::mutex>& lock, int device);
-  void enqueue(CUstream_st& stream, Task task);
+  // Into the stream, or into what it captures.
+  CUresult enqueue(CUstream_st& stream, Task task);
+  // What the driver calls a potentially unsafe call: refused where a capture forbids it to this
+  // thread, and the capture is spoilt by it.
+  CUresult unsafe_call();
+  // A call that a stream does not allow while it captures: `result`, and the capture is spoilt.
+  CUresult spoil(CUstream_st& stream, CUresult result);
   void discard_memory();
 
   std::mutex mutex;
@@ -138,6 +158,7 @@ struct World {
   // Never given back, so that a dead handle is a dead handle and not somebody else's.
   std::deque<CUstream_st> streams;
   std::deque<CUevent_st> events;
+  std::deque<CUgraph_st> graphs;
   std::map<std::uintptr_t, Allocation> allocations;
   std::map<std::uintptr_t, std::size_t> host_blocks;
   std::vector<standin_record> records;
@@ -149,7 +170,8 @@ struct World {
 // One call of the driver: holds the lock, and knows whether the call is refused before it begins.
 class Call {
  public:
-  enum Needs { kNothing, kDriver, kContext };
+  // kSafe: a context, and that no capture forbids the call.
+  enum Needs { kNothing, kDriver, kContext, kSafe };
   Call(const char* name, Needs needs);
   CUresult refused() const { return refused_; }
   World& world() { return world_; }
@@ -160,6 +182,8 @@ class Call {
   // A stream, or an event, of the current context that is alive.
   CUresult check(CUstream stream);
   CUresult check(CUevent event);
+  // Whether the stream may wait for the event, which both are alive.
+  CUresult check(CUstream stream, CUevent event);
 
  private:
   World& world_ = World::get();
@@ -188,6 +212,7 @@ class HostWait {
 bool breaks_context(CUresult result);
 // The context that is current for this thread.
 CUcontext& current_context();
+CUstreamCaptureMode& thread_capture_mode();
 // Whether this thread runs a stream's host function.
 bool& in_host_function();
 // What the thread of a stream does.

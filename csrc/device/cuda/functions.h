@@ -41,6 +41,9 @@
   X(synchronize_stream, cuStreamSynchronize)                  \
   X(stream_wait_event, cuStreamWaitEvent)                     \
   X(launch_host, cuLaunchHostFunc)                            \
+  X(is_capturing, cuStreamIsCapturing)                        \
+  X(end_capture, cuStreamEndCapture)                          \
+  X(destroy_graph, cuGraphDestroy)                            \
   X(create_event, cuEventCreate)                              \
   X(destroy_event, cuEventDestroy_v2)                         \
   X(record_event, cuEventRecord)                              \

@@ -36,21 +36,16 @@ bool breaks_context(CUresult result) {
   }
 }
 
-// While some thread captures a graph, the driver refuses other threads' allocations, and the
-// capture fails by them, unless they say that they do not mind.
-class DuringCapture {
- public:
-  explicit DuringCapture(const Functions& functions) : functions_(functions) {
-    functions_.exchange_capture_mode(&mode_);
-  }
-  ~DuringCapture() { functions_.exchange_capture_mode(&mode_); }
-  DuringCapture(const DuringCapture&) = delete;
-  DuringCapture& operator=(const DuringCapture&) = delete;
-
- private:
-  const Functions& functions_;
-  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
-};
+// While a thread captures a graph in the global mode, as ONNX Runtime does, the driver refuses
+// allocations, waits and looks at events of every thread that is in the global mode, too, which
+// threads begin in, and the capture fails by them. So each of ours minds its own captures only; in
+// the relaxed mode it would not even mind those, and a capture with a hole would pass for a graph.
+void mind_own_captures(const Functions& functions) {
+  thread_local bool done = false;
+  if (done) return;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+  done = functions.exchange_capture_mode(&mode) == CUDA_SUCCESS;
+}
 
 }  // namespace
 
@@ -62,6 +57,7 @@ Gpu::~Gpu() { driver_->functions().release_primary_context(device_); }
 Status Gpu::make_current() const {
   if (broken()) return health();
   const Functions& functions = driver_->functions();
+  mind_own_captures(functions);
   CUcontext current = nullptr;
   functions.current_context(&current);
   if (current == context_) return {};
@@ -116,7 +112,6 @@ Result<Gpu::MemoryInfo> Gpu::memory() const {
 
 Memory Gpu::allocate(std::size_t bytes) {
   if (!make_current().ok()) return {};
-  const DuringCapture capture(driver_->functions());
   CUdeviceptr pointer = 0;
   const auto result = driver_->functions().allocate(&pointer, bytes);
   if (!take(result, "allocate memory").ok()) return {};
@@ -125,13 +120,11 @@ Memory Gpu::allocate(std::size_t bytes) {
 
 void Gpu::free(Memory memory, std::size_t) {
   if (!make_current().ok()) return;  // a broken context takes its memory along
-  const DuringCapture capture(driver_->functions());
   (void)take(driver_->functions().free(device_pointer(memory.data)), "free memory");
 }
 
 std::byte* Gpu::allocate_pinned(std::size_t bytes) {
   if (!make_current().ok()) return nullptr;
-  const DuringCapture capture(driver_->functions());
   void* block = nullptr;
   const auto result = driver_->functions().allocate_host(&block, bytes, CU_MEMHOSTALLOC_PORTABLE);
   if (!take(result, "pin host memory").ok()) return nullptr;
@@ -140,7 +133,6 @@ std::byte* Gpu::allocate_pinned(std::size_t bytes) {
 
 void Gpu::free_pinned(std::byte* block) {
   if (!make_current().ok()) return;
-  const DuringCapture capture(driver_->functions());
   (void)take(driver_->functions().free_host(block), "free pinned host memory");
 }
 
@@ -169,7 +161,6 @@ Result<std::shared_ptr<const IpcMemory>> Gpu::open_ipc(std::span<const std::byte
   }
   SERVOLLEY_TRY(make_current());
   const Functions& functions = driver_->functions();
-  const DuringCapture capture(functions);
   CUipcMemHandle native;
   static_assert(sizeof(native) == kIpcHandleBytes);
   std::memcpy(&native, handle.data(), sizeof(native));
@@ -205,7 +196,6 @@ Result<std::shared_ptr<const IpcMemory>> Gpu::open_ipc(std::span<const std::byte
 IpcMemory::~IpcMemory() {
   if (!gpu_->make_current().ok()) return;
   const Functions& functions = gpu_->driver().functions();
-  const DuringCapture capture(functions);
   (void)gpu_->take(functions.close_ipc(device_pointer(data_)), "close a CUDA IPC handle");
 }
 

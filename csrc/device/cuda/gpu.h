@@ -74,7 +74,8 @@ class Gpu final : public Device, public PinnedMemory, public std::enable_shared_
   // the device is out of memory, INTERNAL otherwise. Breaks the device if the result is of that
   // kind.
   Status take(int result, std::string_view what) const;
-  // OK when the context is current for this thread; an error if it is broken.
+  // OK when the context is current for this thread; an error if it is broken. From then on captures
+  // of other threads forbid this one nothing.
   Status make_current() const;
   CUctx_st* native_context() const { return context_; }
   const Driver& driver() const { return *driver_; }

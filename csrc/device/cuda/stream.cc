@@ -114,4 +114,23 @@ Status Stream::synchronize() {
   return gpu_->take(gpu_->driver().functions().synchronize_stream(stream_), "wait for a stream");
 }
 
+Status Stream::end_capture() {
+  SERVOLLEY_TRY(gpu_->make_current());
+  const Functions& functions = gpu_->driver().functions();
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  const auto look = [&] {
+    return gpu_->take(functions.is_capturing(stream_, &status), "tell whether a stream captures");
+  };
+  SERVOLLEY_TRY(look());
+  if (status == CU_STREAM_CAPTURE_STATUS_NONE) return {};
+  CUgraph graph = nullptr;
+  const CUresult ended = functions.end_capture(stream_, &graph);
+  if (graph) functions.destroy_graph(graph);
+  // One that was invalidated before is an error, and over all the same.
+  SERVOLLEY_TRY(look());
+  if (status == CU_STREAM_CAPTURE_STATUS_NONE) return {};
+  SERVOLLEY_TRY(gpu_->take(ended, "end a capture"));
+  return internal_error(to_string(gpu_->id()) + ": a capture has no end");
+}
+
 }  // namespace servolley::cuda

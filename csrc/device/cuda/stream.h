@@ -79,6 +79,9 @@ class Stream {
   // Whether everything queued is done. Never waits.
   Result<bool> idle() const;
   Status synchronize();
+  // Ends a capture that another library has begun on this thread and left open, and throws away
+  // what it has. OK if there is none.
+  Status end_capture();
 
  private:
   friend class Gpu;

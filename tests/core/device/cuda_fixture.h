@@ -31,7 +31,7 @@ struct CudaFixture {
     CHECK(standin.misuse() == "");
     if (!broken) {
       for (const char* what :
-           {"device_bytes", "host_bytes", "streams", "events", "mappings", "contexts"}) {
+           {"device_bytes", "host_bytes", "streams", "events", "graphs", "mappings", "contexts"}) {
         CAPTURE(std::string(what));
         CHECK(standin.alive(what) == 0);
       }
