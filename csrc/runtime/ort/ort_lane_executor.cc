@@ -10,6 +10,9 @@ namespace servolley::ort {
 namespace {
 
 constexpr int kNoGraph = -1;  // ONNX Runtime's word for a run that is not to be captured
+// A bucket whose first batch is to blame gets a second chance; each may leave something behind in
+// the runtime.
+constexpr int kCaptureAttempts = 2;
 
 bool same_row(const Shape& a, const Shape& b) {
   return a.rank() == b.rank() &&
@@ -62,7 +65,6 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
   const bool on_device = std::none_of(inputs_.begin(), inputs_.end(),
                                       [](const Input& input) { return input.on_host; });
   if (!planned || !on_device) refuse_graphs("not every input and output has a place on the GPU");
-  int graph = 0;
   for (int i = 0; i < options.lanes; ++i) {
     Lane& lane = lanes_.emplace_back();
     for (cuda::Event* event : {&lane.uploaded, &lane.computed, &lane.downloaded}) {
@@ -71,12 +73,12 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
       *event = std::move(*made);
     }
     lane.descents.resize(outputs_.size());
-    auto any = make_binding(0, kNoGraph);
+    auto any = make_binding(0);
     if (!any) return std::move(any).error();
     lane.bindings.push_back(std::move(*any));
     if (!session.graphs) continue;
     for (const std::int64_t rows : options.row_buckets) {
-      auto bucket = make_binding(rows, graph++);
+      auto bucket = make_binding(rows);
       if (!bucket) return std::move(bucket).error();
       lane.bindings.push_back(std::move(*bucket));
     }
@@ -84,10 +86,10 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
   return {};
 }
 
-Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(std::int64_t rows, int graph) const {
+Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(std::int64_t rows) const {
   Binding binding;
   binding.rows = rows;
-  auto run_options = make_run_options(graph);
+  auto run_options = make_run_options(rows);
   if (!run_options) return std::move(run_options).error();
   binding.run_options = std::move(*run_options);
   abi::Binding* raw = nullptr;
@@ -103,7 +105,8 @@ Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(std::int64_t rows
   return binding;
 }
 
-Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(int graph) const {
+Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(std::int64_t rows) const {
+  GpuSession& session = *model_->gpu();
   abi::RunOptions* raw = nullptr;
   SERVOLLEY_TRY(take(api().create_run_options(&raw)));
   auto options = own(raw, api().release_run_options);
@@ -111,7 +114,8 @@ Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(int graph) con
   SERVOLLEY_TRY(take(api().set_run_log_severity(raw, abi::kFatal)));
   // Who waits for the device is the completing thread.
   SERVOLLEY_TRY(take(api().add_run_config(raw, "disable_synchronize_execution_providers", "1")));
-  if (model_->gpu()->made_with_graphs) {
+  if (session.made_with_graphs) {
+    const int graph = rows > 0 ? session.next_graph.fetch_add(1) : kNoGraph;
     SERVOLLEY_TRY(take(api().add_run_config(raw, "gpu_graph_id", std::to_string(graph).c_str())));
   }
   return options;
@@ -146,15 +150,16 @@ OrtLaneExecutor::StreamLocks OrtLaneExecutor::lock_stream(const Lane& lane) cons
 
 Status OrtLaneExecutor::retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why) {
   Binding& bucket = *lane.used;
+  const bool run_failed = lane.run_failed;
   settle(lane);  // what is under way is queued from the same memory again
   if (broken()) return gpu().device->health();
   lane.used = &lane.bindings.front();
   const Status plain = queue_up(lane, batch);
-  if (plain.ok()) {
+  // Otherwise the graph is not to blame: memory was short, say.
+  if (run_failed && (plain.ok() || bucket.failed_captures >= kCaptureAttempts)) {
     refuse_graphs(why.message());
-  } else if (!bucket.captured) {
-    bucket.shapes.clear();  // the batch is to blame: another may settle them
   }
+  if (!bucket.captured) bucket.shapes.clear();  // another batch may settle them
   return plain;
 }
 
@@ -165,14 +170,17 @@ void OrtLaneExecutor::refuse_graphs(const std::string& why) {
 }
 
 Status OrtLaneExecutor::queue_up(Lane& lane, const LaunchedBatch& batch) {
+  lane.run_failed = false;
   SERVOLLEY_TRY(outline(*lane.used, batch));
   SERVOLLEY_TRY(upload(lane, batch));
   SERVOLLEY_TRY(bind_outputs(lane, batch));
   Status status = run(lane);
-  if (plans_hold_ && may_be_bound_shape_mismatch(status) && !broken()) {
+  // A graph needs the addresses; what fails with one is tried without it anyway.
+  if (lane.used->rows == 0 && plans_hold_ && may_be_bound_shape_mismatch(status) && !broken()) {
     plans_hold_ = false;
-    SERVOLLEY_TRY(bind_outputs(lane, batch));
-    status = run(lane);
+    status = bind_outputs(lane, batch);
+    if (status.ok()) status = run(lane);
+    plans_hold_ = !status.ok();  // the plans were not to blame
   }
   SERVOLLEY_TRY(status);
   SERVOLLEY_TRY(collect(lane));
@@ -227,9 +235,28 @@ Status OrtLaneExecutor::run(Lane& lane) {
   lane.queued.compute = true;
   Status status = take(
       api().run_with_binding(model_->session(), binding.run_options.get(), binding.handle.get()));
-  if (status.ok()) binding.captured = binding.rows > 0;
+  lane.run_failed = !status.ok();
+  if (status.ok()) {
+    binding.captured = binding.rows > 0;
+    return status;
+  }
+  // First: while a stream captures, every other look at the device fails.
+  if (binding.rows > 0 && !binding.captured) SERVOLLEY_TRY(end_capture(binding));
   if (status.code() == Code::kInternal) SERVOLLEY_TRY(gpu().device->probe());
   return status;
+}
+
+Status OrtLaneExecutor::end_capture(Binding& bucket) {
+  ++bucket.failed_captures;
+  if (Status ended = compute().end_capture(); !ended.ok()) {
+    gpu().device->give_up(ended);
+    return ended;
+  }
+  // The runtime may have stored what there was of the graph, and would replay it.
+  auto fresh = make_run_options(bucket.rows);
+  if (!fresh) return std::move(fresh).error();
+  bucket.run_options = std::move(*fresh);
+  return {};
 }
 
 Status OrtLaneExecutor::wait(int number, std::span<OutputTensor> outputs) {

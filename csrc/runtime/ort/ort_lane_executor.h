@@ -59,6 +59,7 @@ class OrtLaneExecutor final : public LaneExecutor {
     std::vector<bool> runtime_allocates;  // by output
     std::vector<Shape> shapes;            // of the inputs: a bucket's do not change any more
     bool captured = false;
+    int failed_captures = 0;
   };
   // An output on its way down.
   struct Descent {
@@ -83,6 +84,7 @@ class OrtLaneExecutor final : public LaneExecutor {
     PinnedBlock down;
     std::vector<Descent> descents;
     Queued queued;
+    bool run_failed = false;  // of the batch, if it came to its run
   };
 
   struct StreamLocks {
@@ -92,8 +94,8 @@ class OrtLaneExecutor final : public LaneExecutor {
 
   explicit OrtLaneExecutor(std::shared_ptr<const LoadedModel> model) : model_(std::move(model)) {}
   Status initialize(const LaneOptions& options);
-  Result<Binding> make_binding(std::int64_t rows, int graph) const;
-  Result<Handle<abi::RunOptions>> make_run_options(int graph) const;
+  Result<Binding> make_binding(std::int64_t rows) const;
+  Result<Handle<abi::RunOptions>> make_run_options(std::int64_t rows) const;
 
   const abi::Functions& api() const { return model_->library()->api(); }
   Status take(abi::Error* error) const { return model_->library()->take(error, Phase::kRun); }
@@ -116,6 +118,8 @@ class OrtLaneExecutor final : public LaneExecutor {
   Status bind_output(Binding& binding, std::size_t i, Descent& descent, std::int64_t rows);
   Status leave_to_runtime(Binding& binding, std::size_t i) const;
   Status run(Lane& lane);
+  // Puts the stream in order after a run that should have captured; the bucket may try again.
+  Status end_capture(Binding& bucket);
   Status collect(Lane& lane);
   Status download(Lane& lane);
   Status let_go(Lane& lane) const;

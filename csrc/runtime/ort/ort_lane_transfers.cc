@@ -190,6 +190,12 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
     shape = output.plan.infer(views_, bound_rows);
   }
   const auto bytes = shape ? shape->byte_count(output.dtype) : std::optional<std::size_t>();
+  if (binding.rows > 0 && (!bytes || shape->rank() == 0 || (*shape)[0] != binding.rows)) {
+    const Status status =
+        internal_error("output '" + output.name + "' has no row for each of the batch");
+    refuse_graphs(status.message());
+    return status;
+  }
   if (!bytes) return binding.runtime_allocates[i] ? Status() : leave_to_runtime(binding, i);
   if (*bytes > model_->options().max_output_bytes) {
     return too_much_output(output.name, model_->options().max_output_bytes);
@@ -205,9 +211,6 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
     binding.runtime_allocates[i] = false;
   }
   if (binding.rows > 0) {
-    if (view.shape.rank() == 0 || view.shape[0] != binding.rows) {
-      return internal_error("output '" + output.name + "' has no row for each of the batch");
-    }
     view.shape[0] = rows;
     view.bytes =
         view.bytes / static_cast<std::size_t>(binding.rows) * static_cast<std::size_t>(rows);

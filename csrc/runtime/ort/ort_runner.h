@@ -38,7 +38,8 @@ class OrtLibrary {
 using LogSink = void (*)(int severity, std::string_view message);
 void set_log_sink(LogSink sink);
 
-// A GPU to run on, and where the tensors of its batches lie. `memory` must outlive the runner.
+// A GPU to run on, and where the tensors of its batches lie. `memory` must outlive the runner; it
+// is trimmed when a model goes.
 struct OrtGpu {
   std::shared_ptr<cuda::Gpu> device;
   Pool* memory = nullptr;

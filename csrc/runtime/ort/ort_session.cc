@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <mutex>
 #include <thread>
 
 #include "runtime/ort/external_data.h"
@@ -100,6 +101,22 @@ Status start_threads_outside(const Library& library, QuietWork& quiet,
   return take(api.set_thread_join(options, &join_thread));
 }
 
+// What a session on a broken device needs. Releasing it would call a driver that answers nothing
+// but errors, and ONNX Runtime throws some of those (of captured graphs, streams) in destructors,
+// which ends the process. The device keeps its memory until then anyway.
+struct LostSession {
+  std::shared_ptr<Library> library;
+  std::unique_ptr<GpuSession> gpu;
+  Handle<abi::Session> session;
+};
+
+void keep_for_good(LostSession lost) {
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<LostSession>;  // not even when the process ends
+  const std::lock_guard lock(mutex);
+  kept->push_back(std::move(lost));
+}
+
 // The same model on the CPU or on each of several GPUs.
 class OrtRunner final : public Runner {
  public:
@@ -189,7 +206,10 @@ Status LoadedModel::create_session(const std::string& path, bool graphs) {
   }
   abi::Session* raw_session = nullptr;
   Status status;
-  quiet_.run([&] { status = open_session(*library_, path, raw_options, &raw_session); });
+  quiet_.run([&] {
+    if (gpu_) status = gpu_->gpu.device->make_current();  // it may be a thread of its own
+    if (status.ok()) status = open_session(*library_, path, raw_options, &raw_session);
+  });
   SERVOLLEY_TRY(std::move(status));
   session_ = own(raw_session, api.release_session);
   return {};
@@ -234,7 +254,12 @@ Status LoadedModel::find_places() {
 
 LoadedModel::~LoadedModel() {
   quiet_.run([this] {
+    if (gpu_ && !gpu_->gpu.device->make_current().ok()) {
+      keep_for_good({.library = library_, .gpu = std::move(gpu_), .session = std::move(session_)});
+    }
     session_.reset();
+    // What the lanes had is free by now, of sizes that other models may have no use for.
+    if (gpu_) gpu_->gpu.memory->trim();
     // The C library keeps freed memory for itself otherwise; unloading is rare and may take the
     // time.
     ::malloc_trim(0);

@@ -25,6 +25,9 @@ struct GpuSession {
   bool made_with_graphs = false;
   // Whether batches are captured as graphs. Turns false when one cannot be.
   std::atomic<bool> graphs{false};
+  // The id that the next graph gets. None is used twice: what the runtime has stored under one is
+  // replayed with the addresses of then, and stays when the lanes go.
+  std::atomic<int> next_graph{0};
   // While one thread captures, no other may use the stream. Only where there are graphs.
   std::shared_mutex capturing;
 };

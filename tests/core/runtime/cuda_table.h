@@ -45,8 +45,16 @@ class CudaTable {
   std::atomic<int> kernel_us{-1};  // how long a run takes; -1: as the stand-in is configured
   std::set<std::size_t> host_inputs;
   bool tells_places = true;
-  std::string refuse_graphs;   // the error of sessions that are made with graphs
-  std::string refuse_capture;  // the error of the first run of every graph
+  bool refuse_graphs = false;  // sessions that are made with graphs
+  enum class Capture {
+    kWorks,
+    kRefused,  // before it begins
+    kLeftOpen,
+    kStoredPartly,  // an error, and from then on the graph is replayed with nothing in it
+  };
+  Capture capture = Capture::kWorks;
+  std::function<void()> while_capturing;  // once
+  std::atomic<int> failing_runs{0};       // runs without a graph that fail from now on
   // --- what it may ask ---
   std::map<std::string, std::string> cuda_options;
   std::map<std::string, std::string> tensorrt_options;
@@ -54,6 +62,7 @@ class CudaTable {
   std::vector<int> graph_runs;   // ids, -1 where there was to be no graph
   std::atomic<int> bindings{0};  // inputs and outputs that were bound
   std::atomic<int> failed{0};    // queued runs that ended in an error
+  std::atomic<int> released{0};  // sessions
 
   std::shared_ptr<OrtLibrary> library() {
     abi::Functions f = real_;
@@ -65,6 +74,24 @@ class CudaTable {
       *names = all;
       *count = 3;
       return nullptr;
+    };
+    f.error_code = [](const abi::Error* error) {
+      const std::lock_guard lock(current_->mutex_);
+      return current_->failures_.contains(error) ? int{abi::kFail}
+                                                 : current_->real_.error_code(error);
+    };
+    f.error_message = [](const abi::Error* error) {
+      const std::lock_guard lock(current_->mutex_);
+      const auto made = current_->failures_.find(error);
+      return made != current_->failures_.end() ? made->second
+                                               : current_->real_.error_message(error);
+    };
+    f.release_error = [](abi::Error* error) {
+      {
+        const std::lock_guard lock(current_->mutex_);
+        current_->failures_.erase(error);
+      }
+      current_->real_.release_error(error);
     };
     f.release_providers = [](char**, int) -> abi::Error* { return nullptr; };
     f.create_cuda_options = [](abi::CudaOptions** out) -> abi::Error* {
@@ -141,6 +168,10 @@ class CudaTable {
       if (!error) self.remember(*out);
       return error;
     };
+    f.release_session = [](abi::Session* session) {
+      ++current_->released;
+      current_->real_.release_session(session);
+    };
     f.add_run_config = [](abi::RunOptions* options, const char* key,
                           const char* value) -> abi::Error* {
       const std::lock_guard lock(current_->mutex_);
@@ -184,9 +215,7 @@ class CudaTable {
   };
 
   // Once for each session that is made with graphs.
-  bool refuses_session() {
-    return !refuse_graphs.empty() && cuda_options.erase("enable_cuda_graph") > 0;
-  }
+  bool refuses_session() { return refuse_graphs && cuda_options.erase("enable_cuda_graph") > 0; }
   void remember(const abi::Session* session) {
     const std::lock_guard lock(mutex_);
     streams_[session] =
@@ -197,17 +226,29 @@ class CudaTable {
                   const abi::Binding* binding) {
     CUstream_st* stream = nullptr;
     bool first = false;
+    bool nothing = false;
+    int graph = -1;
     {
       const std::lock_guard lock(mutex_);
       stream = streams_.at(session);
       auto& config = run_options_.at(options);
       CHECK(config.at("disable_synchronize_execution_providers") == "1");
-      const int graph = config.contains("gpu_graph_id") ? std::stoi(config["gpu_graph_id"]) : -1;
-      first =
-          graph >= 0 && std::find(graph_runs.begin(), graph_runs.end(), graph) == graph_runs.end();
+      if (config.contains("gpu_graph_id")) graph = std::stoi(config["gpu_graph_id"]);
+      first = graph >= 0 && !graphs_.contains({session, graph});
+      nothing = graph >= 0 && !first && !graphs_[{session, graph}];
       graph_runs.push_back(graph);
     }
-    if (first && !refuse_capture.empty()) return make_error();
+    if (graph < 0 && failing_runs > 0) {
+      --failing_runs;
+      return make_error("CUDA failure 1: invalid argument");
+    }
+    if (first) {
+      if (abi::Error* error = captures(session, stream, graph)) return error;
+    }
+    if (nothing) {
+      REQUIRE(standin_.launch(stream, "kernel", nullptr, nullptr, kernel_us) == 0);
+      return nullptr;
+    }
     // A device that fails carries nothing out any more: the table keeps the jobs, not the stream.
     Job* job = nullptr;
     {
@@ -219,7 +260,9 @@ class CudaTable {
     const auto call = [](void* argument) {
       static_cast<Job*>(argument)->table.carry_out(argument);
     };
-    REQUIRE(standin_.launch(stream, "kernel", call, job, kernel_us) == 0);
+    if (const int result = standin_.launch(stream, "kernel", call, job, kernel_us)) {
+      return make_error(cuda_failure(result));
+    }
     if (!job->waited) return nullptr;
     std::unique_lock lock(mutex_);
     done_.wait(lock, [&] { return job->done; });
@@ -267,11 +310,31 @@ class CudaTable {
     }
   }
 
-  // Some error of the library's own.
-  abi::Error* make_error() {
+  // Records the run, as far as it gets.
+  abi::Error* captures(const abi::Session* session, CUstream_st* stream, int graph) {
+    if (capture == Capture::kRefused) return make_error("this model cannot be captured");
+    if (const int result = standin_.begin_capture(stream)) return make_error(cuda_failure(result));
+    if (while_capturing) std::exchange(while_capturing, nullptr)();
+    const int queued = standin_.launch(stream, "kernel");
+    if (capture == Capture::kLeftOpen) return make_error(cuda_failure(900));
+    const int ended = standin_.end_capture(stream);
+    if (queued || ended) return make_error(cuda_failure(queued ? queued : ended));
+    const std::lock_guard lock(mutex_);
+    graphs_[{session, graph}] = capture == Capture::kWorks;
+    return capture == Capture::kWorks ? nullptr : make_error_locked(cuda_failure(900));
+  }
+
+  static std::string cuda_failure(int code) { return "CUDA failure " + std::to_string(code); }
+  // A general failure, as most errors of kernels and of CUDA are.
+  abi::Error* make_error(const std::string& message) {
+    const std::lock_guard lock(mutex_);
+    return make_error_locked(message);
+  }
+  abi::Error* make_error_locked(const std::string& message) {
     abi::MemoryInfo* none = nullptr;
     abi::Error* error = real_.create_memory_info("no such memory", 0, 0, 0, &none);
     REQUIRE(error != nullptr);
+    failures_[error] = messages_.emplace(message).first->c_str();
     return error;
   }
 
@@ -285,6 +348,10 @@ class CudaTable {
   std::map<const abi::Value*, Buffer> made_;
   std::map<const abi::Session*, CUstream_st*> streams_;
   std::vector<std::unique_ptr<Job>> jobs_;
+  // Those that are stored: whether there is all in them.
+  std::map<std::pair<const abi::Session*, int>, bool> graphs_;
+  std::map<const abi::Error*, const char*> failures_;
+  std::set<std::string> messages_;
   std::map<const abi::RunOptions*, std::map<std::string, std::string>> run_options_;
 };
 

@@ -1,51 +1,10 @@
-#include <doctest/doctest.h>
+#include "runtime/graphs.h"
 
-#include "runtime/gpu_fixture.h"
+#include <doctest/doctest.h>
 
 using namespace servolley;
 using namespace servolley::ort;
 using namespace servolley::ort::testing;
-
-namespace {
-
-std::vector<std::string> logged;
-
-// Collects what the runtime logs while it lives.
-struct Log {
-  Log() {
-    logged.clear();
-    set_log_sink([](int, std::string_view line) { logged.emplace_back(line); });
-  }
-  ~Log() { set_log_sink(nullptr); }
-};
-
-OrtOptions with_graphs(Gpus& gpus) {
-  OrtOptions options = gpus.options();
-  options.cuda_graphs = true;
-  return options;
-}
-
-std::vector<OutputTensor> run(LaneExecutor& lanes, int lane, const LaunchedBatch& batch) {
-  std::vector<OutputTensor> outputs(1);
-  Status status = lanes.launch(lane, batch);
-  REQUIRE_MESSAGE(status.ok(), status.message());
-  status = lanes.wait(lane, outputs);
-  REQUIRE_MESSAGE(status.ok(), status.message());
-  return outputs;
-}
-
-void check_right(Gpus& gpus, LaneExecutor& lanes, int lane, std::int64_t rows, int start,
-                 std::int64_t items = 8) {
-  Parts parts(gpus.pool, DType::kFp32, {items});
-  for (std::int64_t i = 0; i < rows; ++i) parts.add(1, start + static_cast<int>(i));
-  std::vector<std::byte> bytes;
-  const TensorView whole[] = {parts.whole(bytes)};
-  check_same(run(lanes, lane, parts.batch()), gpus.on_cpu("identity_fp32", whole, rows));
-}
-
-using Ids = std::vector<int>;
-
-}  // namespace
 
 TEST_CASE("every lane replays a graph for every bucket, with addresses that do not change") {
   Gpus gpus;
@@ -83,7 +42,7 @@ TEST_CASE("models that cannot be captured run without, and the log says so once"
   Log log;
   {
     Gpus gpus;
-    gpus.table().refuse_graphs = "yes";
+    gpus.table().refuse_graphs = true;
     auto runner = gpus.load("identity_fp32", with_graphs(gpus));
     CHECK(runner->graphs() == GraphUse::kRefused);
     auto lanes = Gpus::lanes(*runner, 2, {1, 2});
@@ -96,13 +55,17 @@ TEST_CASE("models that cannot be captured run without, and the log says so once"
   logged.clear();
   {
     Gpus gpus;
-    gpus.table().refuse_capture = "yes";
+    gpus.table().capture = CudaTable::Capture::kRefused;
     auto runner = gpus.load("identity_fp32", with_graphs(gpus));
     auto lanes = Gpus::lanes(*runner, 2, {1, 2});
     for (int lane = 0; lane < 2; ++lane) check_right(gpus, *lanes, lane, 2, 1);
     CHECK(runner->graphs() == GraphUse::kRefused);
     CHECK(gpus.table().graph_runs == Ids{1, -1, -1});
     CHECK(logged.size() == 1);
+    // Nothing else has changed: outputs have their places, and are bound once.
+    const int bound = gpus.table().bindings;
+    for (int lane = 0; lane < 2; ++lane) check_right(gpus, *lanes, lane, 2, 7);
+    CHECK(gpus.table().bindings == bound);
   }
   logged.clear();
   {

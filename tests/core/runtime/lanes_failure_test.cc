@@ -113,3 +113,22 @@ TEST_CASE("a batch that is refused before anything is queued waits for nobody") 
   std::vector<OutputTensor> outputs(1);
   CHECK(lanes->wait(0, outputs).ok());
 }
+
+TEST_CASE("a session on a broken device is kept: releasing it could end the process") {
+  Gpus gpus;
+  const std::string name = "identity_fp32";
+  gpus.load(name);
+  CHECK(gpus.table().released == 1);
+  {
+    auto runner = gpus.load(name);
+    auto lanes = Gpus::lanes(*runner, 1);
+    Parts parts(gpus.pool, DType::kFp32, {16});
+    parts.add(1, 1);
+    gpus.standin.fail("kernel", 700);
+    REQUIRE(lanes->launch(0, parts.batch()).ok());
+    std::vector<OutputTensor> outputs(1);
+    CHECK(lanes->wait(0, outputs).code() == Code::kInternal);
+    CHECK(lanes->broken());
+  }
+  CHECK(gpus.table().released == 1);
+}

@@ -199,7 +199,7 @@ TEST_CASE("a GPU without memory is RESOURCE_EXHAUSTED, and serves again; a faile
   parts.add(2, 1);
   constexpr int kOutOfMemory = 2;
   constexpr int kIllegalAddress = 700;
-  gpus.standin.fail("cuMemAlloc_v2", kOutOfMemory);
+  gpus.standin.fail("cuMemAlloc_v2", kOutOfMemory, 0, 2);  // also after a trim
   CHECK(try_run(*lanes, parts.batch()).code() == Code::kResourceExhausted);
   CHECK_FALSE(lanes->broken());
   CHECK(try_run(*lanes, parts.batch()).ok());
@@ -324,6 +324,8 @@ TEST_CASE("the options of the providers, and memory that comes back") {
     CHECK(gpus.table().appended == std::vector<std::string>{"cuda", "tensorrt", "cuda"});
   }
   CHECK(gpus.device_pool().stats().in_use_bytes == 0);
+  CHECK(gpus.device_pool().stats().cached_bytes == 0);
+  CHECK(gpus.table().released == 2);
   CHECK(gpus.standin.alive("streams") == 0);
   CHECK(gpus.standin.alive("events") == 0);
 }
