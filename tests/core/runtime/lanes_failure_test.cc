@@ -125,7 +125,9 @@ TEST_CASE("a session on a broken device is kept: releasing it could end the proc
     Parts parts(gpus.pool, DType::kFp32, {16});
     parts.add(1, 1);
     gpus.standin.fail("kernel", 700);
+    gpus.standin.hold("kernel");
     REQUIRE(lanes->launch(0, parts.batch()).ok());
+    gpus.standin.release("kernel");
     std::vector<OutputTensor> outputs(1);
     CHECK(lanes->wait(0, outputs).code() == Code::kInternal);
     CHECK(lanes->broken());
