@@ -34,12 +34,14 @@ from servolley.observe.runtime_log import log_runtime_lines
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
 from servolley.ort_library import find_cuda_libraries, find_ort_library
+from servolley.repository.decisions import Decisions
 from servolley.repository.discovery import Poller, keep_going
 from servolley.repository.inotify import FolderWatch
 from servolley.repository.layout import RepositoryError, Scanner
 from servolley.repository.manager import Manager
 from servolley.repository.model_list import ReplaceableSource
 from servolley.repository.reload import ReloadControl
+from servolley.repository.state_file import StateFile
 from servolley.repository.traffic_control import TrafficControl
 from servolley.sources import Sources, override
 
@@ -157,7 +159,9 @@ class Server:
                 "fewer connections than configured: the file limit", extra={"fields": {"limit": limit}}
             )
         self._driver = Driver(self._engine, loop, limit)
-        self._manager = Manager(self._engine, self._settings.repository, loop, self._warm_up())
+        repository = self._settings.repository
+        decisions = Decisions(StateFile.of(repository))
+        self._manager = Manager(self._engine, repository, loop, self._warm_up(), decisions)
         self._traffic = TrafficControl(self._manager)
         self._context = ServerContext(
             _core.__version__,

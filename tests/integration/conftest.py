@@ -44,6 +44,15 @@ SHARED_MODELS: Mapping[str, Callable[[], onnx.ModelProto]] = {
 ServerFactory = Callable[..., Server]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where servers leave what they have decided; not among the user's files."""
+    home = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(home))
+        yield home
+
+
 @pytest.fixture(scope="session")
 def shared_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = models.save_repository(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -221,6 +222,61 @@ def test_a_rolled_back_canary_is_mended_on_disk(serve: ServerFactory, tmp_path: 
         await_canary(server, "judging")
     assert traffic(server)["weights"] == {"1": 50, "2": 50}
     assert {constant_of(server) for _ in range(4)} == {1, 2}
+
+
+# --- a restart later
+
+
+def leave_rolled_back(serve: ServerFactory, root: Path, state_dir: Path, stop: signal.Signals) -> str:
+    """A server's configuration, after one with it has rolled the canary of ``root`` back."""
+    config = f'[repository]\nstate_dir = "{state_dir}"\n'
+    server = serve(root, config=config)
+    with pressure(server):
+        await_canary(server, "rolled_back")
+    wait_until(lambda: list(state_dir.glob("[!.]*.json")), 30, "the file")
+    (file,) = state_dir.glob("[!.]*.json")
+    wait_until(lambda: "rolled_back" in file.read_text(), 30, "the decision in the file")
+    server.process.send_signal(stop)
+    server.process.wait(60)
+    return config
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
+def test_nothing_is_sent_to_what_was_rolled_back_before(
+    serve: ServerFactory, tmp_path: Path, stop: signal.Signals
+) -> None:
+    root = place(tmp_path / "r", CANARY + "max_latency_ratio = 0\n", models.plus(1), models.fails_at_zero(2))
+    config = leave_rolled_back(serve, root, tmp_path / "state", stop)
+    put(root, "m", 2, models.fails_at_zero(2))  # deployed once more: another inode, the same bytes
+    server = serve(root, *QUICK, config=config)
+    with Crowd(server, *ALL_WAYS) as crowd:
+        wait_until(lambda: len(crowd.answers) > 200, 60, "answers")
+    assert crowd.constants() == {1}
+    found = traffic(server)
+    assert found["weights"] == {"1": 1}
+    assert (found["canary"]["state"], found["canary"]["reason"]) == ("rolled_back", "error_rate")
+    assert " of the stable version" in found["canary"]["why"]
+    assert server.metric("servolley_canary_state", model="m", version="2", state="rolled_back") == 1
+    assert server.metric("nv_inference_request_failure", model="m", version="2") == 0
+
+
+def test_other_weights_under_the_same_number_get_a_chance(serve: ServerFactory, tmp_path: Path) -> None:
+    root = place(tmp_path / "r", CANARY + "max_latency_ratio = 0\n", models.plus(1), models.fails_at_zero(2))
+    config = leave_rolled_back(serve, root, tmp_path / "state", signal.SIGTERM)
+    put(root, "m", 2, models.plus(2))
+    server = serve(root, config=config)
+    assert traffic(server)["canary"]["state"] == "judging"
+    assert Counter(constant_of(server) for _ in range(10)) == {1: 5, 2: 5}
+
+
+def test_a_spoiled_file_stops_no_server(serve: ServerFactory, tmp_path: Path) -> None:
+    root = place(tmp_path / "r", CANARY + "max_latency_ratio = 0\n", models.plus(1), models.fails_at_zero(2))
+    config = leave_rolled_back(serve, root, tmp_path / "state", signal.SIGTERM)
+    (file,) = (tmp_path / "state").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    server = serve(root, config=config)
+    assert "what was decided about canaries cannot be read" in server.log
+    assert traffic(server)["canary"]["state"] == "judging"
 
 
 # --- shadows

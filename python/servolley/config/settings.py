@@ -34,6 +34,8 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     warmup_iterations: how often each recorded one is run.
     max_override_size: bytes of the files that came with loads over the repository API, as long as they are
         needed.
+    state_dir: where decisions about canaries, and splits that were set by hand, outlive the server; absent =
+        servolley in the user's state directory (~/.local/state).
     load_threads: models loading at once.
     load_niceness: how far loading, warming up and unloading stand back behind serving, 0 to 19.
     drain_timeout_s: how long an unload waits for requests in flight. Then the version counts as gone, with an
@@ -57,6 +59,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_override_size: ByteSize = ByteSize(4 << 30)
     warmup: bool = True
     warmup_iterations: Annotated[int, Meta(ge=1, le=1000)] = 1
+    state_dir: Annotated[str, Meta(min_length=1)] | None = None
     load_threads: Annotated[int, Meta(ge=1, le=256)] = 4
     load_niceness: Annotated[int, Meta(ge=0, le=19)] = 19
     drain_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0

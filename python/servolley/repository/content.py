@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
+    from servolley.config.model import ModelConfig
     from servolley.repository.layout import ModelOnDisk
 
 # Of [runtime], what the weights do not depend on.
@@ -33,3 +34,12 @@ def content_of(model: "ModelOnDisk", version: int) -> Content:
 
 def same_weights(one: Content | None, other: Content | None) -> bool:
     return one is not None and other is not None and one.weights == other.weights
+
+
+def weights_options(config: "ModelConfig") -> dict[str, object]:
+    """What [runtime] says about how weights are loaded, other than what holds without it."""
+    runtime = msgspec.structs.asdict(config.runtime)
+    usual = msgspec.structs.asdict(type(config.runtime)())
+    return {
+        key: value for key, value in runtime.items() if key not in _NOT_THE_WEIGHTS and value != usual[key]
+    }

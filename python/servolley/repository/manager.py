@@ -9,12 +9,14 @@ from typing import Any
 from servolley._core import Servable
 from servolley.config.settings import Repository as RepositorySettings
 from servolley.repository.content import content_of, same_weights
+from servolley.repository.decisions import Decisions
 from servolley.repository.device_watch import DeviceWatch
 from servolley.repository.labels import wanted_labels
 from servolley.repository.layout import ModelOnDisk
 from servolley.repository.loading import Loader, Loading, WarmUp
 from servolley.repository.records import Failure, ModelRecord, VersionRecord
 from servolley.repository.retries import Retries, earlier_failures
+from servolley.repository.traffic import TrafficRecord
 from servolley.repository.versions import (
     NO_VERSION,
     UNKEPT_VERSION,
@@ -44,7 +46,10 @@ class Manager:
         settings: RepositorySettings,
         loop: asyncio.AbstractEventLoop,
         warm_up: WarmUp | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
+        """``decisions``: what is decided about traffic is kept there."""
+        self._decisions = decisions
         self._engine = engine
         self._settings = settings
         self._loop = loop
@@ -114,7 +119,11 @@ class Manager:
 
     def apply_model(self, on_disk: ModelOnDisk, *, again: bool = False) -> ModelRecord:
         """The same for one model, whatever becomes of the others. ``again``: also what has failed before."""
-        model = self._models.setdefault(on_disk.name, ModelRecord(on_disk.name, on_disk))
+        model = self._models.get(on_disk.name)
+        if model is None:
+            before = None if self._decisions is None else self._decisions.of(on_disk.name)
+            model = ModelRecord(on_disk.name, on_disk, traffic=TrafficRecord(before))
+            self._models[on_disk.name] = model
         model.kept = False
         self._kept.pop(model.name, None)
         if again:
@@ -166,12 +175,16 @@ class Manager:
         self._closing = True
         self._retries.close()
         self._devices.close()
+        if self._decisions is not None:
+            await self._decisions.written()  # before what may take longer than anybody waits
         await self._wait_for_all()
         for model in self._models.values():
             for life in model.versions.values():
                 if life.state is State.AVAILABLE:
                     self._begin_unload(model, life)
         await self._wait_for_all()
+        if self._decisions is not None:
+            self._decisions.close()
         await self._loading.close()
 
     # --- what is aspired ---
@@ -250,6 +263,7 @@ class Manager:
         if isinstance(result, Failure):
             life.fail(result)
             self._retries.schedule(model, life)
+            self._publish(model)  # nobody waits for it any more
         else:
             model.refused.pop(life.version, None)
             life.servable = result
@@ -293,13 +307,19 @@ class Manager:
         result = await self._loading.load(found, life, over)
         if isinstance(result, Failure):
             self._log_failure(found.name, life.version, result)
+        elif self._decisions is not None and over is None:
+            life.fingerprint = await self._decisions.recognize(found, life.version)
         return result
 
     def _became_available(self, model: ModelRecord, life: VersionRecord, servable: Servable) -> None:
         life.available_since = self._loop.time()
         model.expected = model.expected or bool(model.aspired)
-        self._publish(model)
         fields = {"model": model.name, "version": life.version}
+        if life.fingerprint is not None and life.content is not None:
+            known = model.traffic.recognized(life.version, life.content.weights, life.fingerprint)
+            if known is not None:
+                _log.info("known from before", extra={"fields": fields | {"canary": known.value}})
+        self._publish(model)
         _log.info("available", extra={"fields": fields | _describe(servable)})
         self._devices.begin(servable)
 
@@ -365,7 +385,7 @@ class Manager:
         wanted = wanted_labels(config.versions.labels, model.label_moves)
         model.labels = routable_labels(wanted, available, model.labels)
         routing, retired = model.traffic.carry_out(
-            self._engine, config, available, model.weights(), self._loop.time()
+            self._engine, config, available, model.weights(), self._loop.time(), arriving=model.arriving()
         )
         routes = (available, routing.default, model.labels, dict(routing.split), model.traffic.shadow)
         if routes != model.routes:
@@ -374,6 +394,9 @@ class Manager:
             self._engine.set_routes(model.name, *routes)
         if retired is not None:
             self._start(self._unloads, model, self._loading.close_shadow(model.name, retired))
+        if self._decisions is not None and model.aspired and not self._closing:
+            # What is routed while all of it goes was decided by nobody.
+            self._decisions.note(model)
 
     def _forget(self, model: ModelRecord) -> None:
         for version in [v for v in model.refused if v not in model.aspired]:

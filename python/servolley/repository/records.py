@@ -30,7 +30,7 @@ class VersionRecord:
     """One life of one version.
 
     failure: why it ended, where it ought not to have. overdue: why its memory is not free although it has
-    ended.
+    ended. fingerprint: of its weights, where something was decided about such a version; see traffic.py.
     """
 
     version: int
@@ -42,6 +42,7 @@ class VersionRecord:
     failure: Failure | None = None
     overdue: Failure | None = None
     servable: "Servable | None" = None
+    fingerprint: str | None = None
 
     @property
     def trouble(self) -> Failure | None:
@@ -98,6 +99,11 @@ class ModelRecord:
             for version, record in sorted(self.versions.items())
             if record.state is State.AVAILABLE and record.servable is not None and not record.servable.broken
         }
+
+    def arriving(self) -> bool:
+        """Whether a version is wanted that is not there yet, and has not failed."""
+        lives = [self.versions.get(version) for version in self.aspired]
+        return any(life is None or life.state in {State.START, State.LOADING} for life in lives)
 
     def weights(self) -> dict[int, object]:
         """What available versions were loaded from; see Content."""

@@ -51,6 +51,11 @@ def stamp_of_folder(folder: Path) -> Stamp:
     return tuple(sorted(found))
 
 
+def files_under(stamp: Stamp) -> list[str]:
+    """Paths of what a folder's stamp is of."""
+    return [path for path, *_ in stamp] if isinstance(stamp, tuple) else []
+
+
 def _visible_entries(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return [entry for entry in entries if not entry.name.startswith(".")]
