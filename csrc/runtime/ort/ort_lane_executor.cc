@@ -13,6 +13,8 @@ constexpr int kNoGraph = -1;  // ONNX Runtime's word for a run that is not to be
 // A bucket whose first batch is to blame gets a second chance; each may leave something behind in
 // the runtime.
 constexpr int kCaptureAttempts = 2;
+// Batches after which a lane gives back memory that all of them have left unused.
+constexpr int kLaunchesPerLook = 256;
 
 bool same_row(const Shape& a, const Shape& b) {
   return a.rank() == b.rank() &&
@@ -127,6 +129,7 @@ Status OrtLaneExecutor::launch(int number, const LaunchedBatch& batch) {
   if (batch.parts.size() != inputs_.size() * batch.requests) {
     return internal_error("a run needs every input of the signature");
   }
+  shrink(lane);
   lane.used = &choose(lane, batch);
   const auto locks = lock_stream(lane);
   Status status = queue_up(lane, batch);
@@ -136,6 +139,25 @@ Status OrtLaneExecutor::launch(int number, const LaunchedBatch& batch) {
     (void)let_go(lane).ok();
   }
   return status;
+}
+
+void OrtLaneExecutor::shrink(Lane& lane) {
+  // Nobody replays their graphs any more.
+  if (lane.bindings.size() > 1 && !model_->gpu()->graphs) {
+    lane.bindings.erase(lane.bindings.begin() + 1, lane.bindings.end());
+  }
+  if (++lane.launches < kLaunchesPerLook) return;
+  lane.launches = 0;
+  // The buckets keep theirs: their graphs know the addresses.
+  Binding& any = lane.bindings.front();
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    if (any.input_memory[i].shrink()) any.inputs[i].value.reset();
+  }
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    if (any.output_memory[i].shrink()) any.outputs[i].value.reset();
+  }
+  (void)lane.up.shrink();
+  (void)lane.down.shrink();
 }
 
 // Whatever else got into the stream while one captures would be captured, too.
@@ -313,8 +335,9 @@ void OrtLaneExecutor::settle(Lane& lane) {
     }
   }
   if (lane.queued.down && device.given_up()) {
-    // The blocks of the lane and of the device go back to a device that frees nothing any more.
+    // Device memory goes back to a device that nobody uses any more; this would be used again.
     for (Descent& descent : lane.descents) descent.tensor.owner.leak();
+    lane.down.leak();
   }
   lane.queued = {};
 }

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "runtime/ort/kept_buffer.h"
 #include "runtime/ort/ort_session.h"
 #include "runtime/ort/ort_value.h"
 #include "runtime/ort/output_plan.h"
-#include "runtime/ort/pinned_block.h"
 #include "runtime/runner.h"
 
 namespace servolley::ort {
@@ -54,8 +54,8 @@ class OrtLaneExecutor final : public LaneExecutor {
     Handle<abi::Binding> handle;
     std::vector<BoundTensor> inputs;
     std::vector<BoundTensor> outputs;
-    std::vector<Buffer> input_memory;  // the device's, or gathered on the host
-    std::vector<Buffer> output_memory;
+    std::vector<KeptBuffer> input_memory;  // the device's, or gathered on the host
+    std::vector<KeptBuffer> output_memory;
     std::vector<bool> runtime_allocates;  // by output
     std::vector<Shape> shapes;            // of the inputs: a bucket's do not change any more
     bool captured = false;
@@ -80,8 +80,9 @@ class OrtLaneExecutor final : public LaneExecutor {
     cuda::Event uploaded;
     cuda::Event computed;
     cuda::Event downloaded;
-    PinnedBlock up;
-    PinnedBlock down;
+    KeptBuffer up;     // pinned: what is too small for a DMA of its own is gathered there
+    KeptBuffer down;   // the same, for outputs that are not pinned themselves
+    int launches = 0;  // since its memory was last looked at
     std::vector<Descent> descents;
     Queued queued;
     bool run_failed = false;  // of the batch, if it came to its run
@@ -102,6 +103,8 @@ class OrtLaneExecutor final : public LaneExecutor {
   const OrtGpu& gpu() const { return model_->gpu()->gpu; }
   cuda::Stream& compute() const { return model_->gpu()->compute; }
 
+  // Before a launch: gives back what the lane has no use for any more.
+  void shrink(Lane& lane);
   StreamLocks lock_stream(const Lane& lane) const;
   Status queue_up(Lane& lane, const LaunchedBatch& batch);
   // After a failure with a graph.
@@ -109,6 +112,7 @@ class OrtLaneExecutor final : public LaneExecutor {
   void refuse_graphs(const std::string& why);
   Binding& choose(Lane& lane, const LaunchedBatch& batch) const;
   Status outline(const Binding& binding, const LaunchedBatch& batch);
+  Status reserve_block(KeptBuffer& block, std::size_t bytes);
   Status upload(Lane& lane, const LaunchedBatch& batch);
   Status upload_input(Lane& lane, std::size_t i, std::span<const InputPart> parts,
                       std::size_t staged);

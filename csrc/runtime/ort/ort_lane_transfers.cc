@@ -1,8 +1,10 @@
 // What goes up to the device and comes down from it.
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
+#include "device/host_device.h"
 #include "runtime/ort/ort_lane_executor.h"
 #include "runtime/ort/ort_strings.h"
 
@@ -12,6 +14,8 @@ namespace {
 // A DMA of its own costs more than copying that much into the block that goes up at once.
 constexpr std::size_t kDirectBytes = std::size_t{16} << 10;
 constexpr std::size_t kAlignment = 256;
+// Less is not pinned.
+constexpr std::size_t kSmallestBlock = HostDevice::kPinnedFromBytes;
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) & ~(kAlignment - 1); }
 
@@ -46,6 +50,12 @@ Status grow(Buffer& buffer, Pool& pool, std::size_t bytes) {
 
 }  // namespace
 
+Status OrtLaneExecutor::reserve_block(KeptBuffer& block, std::size_t bytes) {
+  if (bytes == 0) return {};
+  // To powers of two: pinning takes long, and sizes that grow a little would do it every time.
+  return block.reserve(*model_->options().pool, std::bit_ceil(std::max(bytes, kSmallestBlock)));
+}
+
 Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
   Binding& binding = *lane.used;
   const auto staged_bytes = [&](std::size_t i) {
@@ -55,7 +65,7 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
   };
   std::size_t staged = 0;
   for (std::size_t i = 0; i < inputs_.size(); ++i) staged += staged_bytes(i);
-  SERVOLLEY_TRY(lane.up.reserve(gpu().device, staged));
+  SERVOLLEY_TRY(reserve_block(lane.up, staged));
   staged = 0;
   for (std::size_t i = 0; i < inputs_.size(); ++i) {
     const auto parts = batch.input(i);
@@ -66,7 +76,7 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
     // A graph is replayed with the addresses that it was captured with.
     places_[i] = binding.rows == 0 ? in_place(parts) : nullptr;
     if (places_[i]) continue;
-    SERVOLLEY_TRY(grow(binding.input_memory[i], *gpu().memory, views_[i].bytes));
+    SERVOLLEY_TRY(binding.input_memory[i].reserve(*gpu().memory, views_[i].bytes));
     places_[i] = binding.input_memory[i].data();
     SERVOLLEY_TRY(upload_input(lane, i, parts, staged));
     staged += staged_bytes(i);
@@ -136,7 +146,7 @@ Status OrtLaneExecutor::bind_host_input(Lane& lane, std::size_t i,
   const auto address = reinterpret_cast<std::uintptr_t>(view.data);
   const bool suits = inputs_[i].strings || address % element_size(view.dtype) == 0;
   if (parts.size() > 1 || !suits) {
-    SERVOLLEY_TRY(grow(binding.input_memory[i], *model_->options().pool, view.bytes));
+    SERVOLLEY_TRY(binding.input_memory[i].reserve(*model_->options().pool, view.bytes));
     gather(parts, binding.input_memory[i].data());
     view.data = binding.input_memory[i].data();
   }
@@ -200,7 +210,7 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
   if (*bytes > model_->options().max_output_bytes) {
     return too_much_output(output.name, model_->options().max_output_bytes);
   }
-  SERVOLLEY_TRY(grow(binding.output_memory[i], *gpu().memory, *bytes));
+  SERVOLLEY_TRY(binding.output_memory[i].reserve(*gpu().memory, *bytes));
   std::byte* const data = binding.output_memory[i].data();
   TensorView view{output.dtype, *shape, data, *bytes};
   if (binding.runtime_allocates[i] || !binding.outputs[i].is(data, view)) {
@@ -257,7 +267,7 @@ Status OrtLaneExecutor::download(Lane& lane) {
     descent.staged = staged;
     staged += aligned(tensor.view.bytes);
   }
-  SERVOLLEY_TRY(lane.down.reserve(gpu().device, staged));
+  SERVOLLEY_TRY(reserve_block(lane.down, staged));
   lane.queued.down = true;
   SERVOLLEY_TRY(compute().record(lane.computed));
   SERVOLLEY_TRY(down_.wait(lane.computed));
