@@ -85,6 +85,7 @@ def test_next_actions(now: Situation, actions: list[Action]) -> None:
         (Situation({2}, {1: UNLOADING}), []),
         (Situation({2}, {1: END}), [Load(2)]),
         (Situation({1}, {1: AVAILABLE}, stale={1}), [Unload(1)]),
+        (Situation({2}, {1: AVAILABLE}, reloading={1}), []),
         (Situation({1, 2}, {1: AVAILABLE}), [Load(2)]),
     ],
 )

@@ -85,7 +85,8 @@ def next_actions(now: Situation, *, spare_memory: bool = False) -> list[Action]:
 
     Loads come first, newest version first. As many versions stay available as are wanted and can be loaded,
     and at least one: an old answer beats none. ``spare_memory`` turns that round: whatever is not wanted, or
-    not as it is, goes first, and nothing is loaded before it has gone.
+    not as it is, goes first, and nothing is loaded before it has gone. Where a reload is under way, from when
+    that did not hold yet, what it takes the place of can only go when it is over.
     """
     available = {version for version, state in now.states.items() if state is State.AVAILABLE}
     unwanted = sorted(available - set(now.aspired) - set(now.reloading))
@@ -99,7 +100,7 @@ def next_actions(now: Situation, *, spare_memory: bool = False) -> list[Action]:
     ]
     if spare_memory:
         leaving: list[Action] = [Unload(version) for version in (*unwanted, *outdated)]
-        if leaving or State.UNLOADING in now.states.values():
+        if leaving or now.reloading or State.UNLOADING in now.states.values():
             return leaving
         return [*loads]
     promised = max(1, len(set(now.aspired) - set(now.failed))) if now.aspired else 0
