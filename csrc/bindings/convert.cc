@@ -4,7 +4,10 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace servolley::bindings {
 namespace {
@@ -33,6 +36,34 @@ ort::TensorRtOptions tensorrt_of(const py::dict& options) {
   return out;
 }
 
+std::vector<DeclaredTensor> declared_tensors(const py::dict& tensors) {
+  std::vector<DeclaredTensor> out;
+  for (const auto& [key, value] : tensors) {
+    DeclaredTensor tensor;
+    tensor.name = key.cast<std::string>();
+    const auto [datatype, dims] = value.cast<
+        std::pair<std::optional<std::string>, std::optional<std::vector<std::int64_t>>>>();
+    if (datatype) {
+      tensor.dtype = dtype_from_oip(*datatype);
+      if (!tensor.dtype) {
+        raise_status(invalid_argument("'" + *datatype + "' of tensor '" + tensor.name +
+                                      "' is not a datatype"));
+      }
+    }
+    if (dims) {
+      tensor.shape.emplace();
+      for (const std::int64_t dim : *dims) {
+        if (tensor.shape->full()) {
+          raise_status(invalid_argument("tensor '" + tensor.name + "' has too many dimensions"));
+        }
+        tensor.shape->push_back(dim);
+      }
+    }
+    out.push_back(std::move(tensor));
+  }
+  return out;
+}
+
 template <class H>
 py::dict histogram(const H& h) {
   py::dict out;
@@ -53,11 +84,17 @@ LoadOptions read_load_options(const py::dict& options) {
   using Setter = std::function<void(const py::handle&)>;
   const std::map<std::string, Setter> setters = {
       {"devices", [&](const py::handle& v) { out.devices = v.cast<std::vector<std::string>>(); }},
+      {"files_by_compute_capability",
+       [&](const py::handle& v) { out.files = v.cast<std::map<std::string, std::string>>(); }},
       {"execution",
        [&](const py::handle& v) { out.servable.execution = execution_of(v.cast<std::string>()); }},
       {"instances", [&](const py::handle& v) { out.servable.instances = v.cast<int>(); }},
       {"lanes", [&](const py::handle& v) { out.servable.lanes = v.cast<int>(); }},
       {"cuda_graphs", [&](const py::handle& v) { out.runtime.cuda_graphs = v.cast<bool>(); }},
+      {"cuda_options",
+       [&](const py::handle& v) {
+         out.runtime.cuda_options = v.cast<std::map<std::string, std::string>>();
+       }},
       {"gpu_memory_bytes",
        [&](const py::handle& v) { out.runtime.gpu_memory_bytes = v.cast<std::size_t>(); }},
       {"tensorrt",
@@ -72,6 +109,10 @@ LoadOptions read_load_options(const py::dict& options) {
       {"preferred_batch_sizes",
        [&](const py::handle& v) {
          out.servable.preferred_batch_sizes = v.cast<std::vector<std::uint32_t>>();
+       }},
+      {"graph_rows",
+       [&](const py::handle& v) {
+         out.servable.graph_rows = v.cast<std::vector<std::uint32_t>>();
        }},
       {"max_queue_size",
        [&](const py::handle& v) { out.servable.max_queue_size = v.cast<std::uint32_t>(); }},
@@ -99,6 +140,10 @@ LoadOptions read_load_options(const py::dict& options) {
        [&](const py::handle& v) {
          out.servable.labels = v.cast<std::map<std::string, std::vector<std::string>>>();
        }},
+      {"inputs",
+       [&](const py::handle& v) { out.servable.inputs = declared_tensors(v.cast<py::dict>()); }},
+      {"outputs",
+       [&](const py::handle& v) { out.servable.outputs = declared_tensors(v.cast<py::dict>()); }},
   };
   out.servable.max_queue_size = 0;  // the engine's default
   for (const auto& [key, value] : options) {
@@ -205,8 +250,7 @@ py::list gpus_in_use(const engine::Gpus& gpus) {
     one["device"] = to_string(gpu->device->id());
     one["name"] = info.name;
     one["uuid"] = info.uuid;
-    one["compute_capability"] =
-        std::to_string(info.compute_major) + "." + std::to_string(info.compute_minor);
+    one["compute_capability"] = engine::compute_capability(info);
     one["total_bytes"] = info.total_bytes;
     one["broken"] = gpu->device->broken();
     one["pool"] = pool_stats(gpu->memory->stats());

@@ -25,6 +25,7 @@ inline void raise_if_error(const Status& status) {
 struct LoadOptions {
   ort::OrtOptions runtime;
   std::vector<std::string> devices;
+  std::map<std::string, std::string> files;  // by compute capability
   engine::ServableOptions servable;
 };
 

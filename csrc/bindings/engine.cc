@@ -57,27 +57,41 @@ std::unique_ptr<PyEngine> make_engine(
   return out;
 }
 
-// What the model asks to run on, opened; none: the CPU.
-Status open_devices(PyEngine& self, const std::vector<std::string>& devices,
-                    std::vector<ort::OrtGpu>& gpus) {
+// What a word for devices means on this machine.
+Result<std::vector<DeviceId>> named_devices(PyEngine& self, const std::string& name) {
   engine::Gpus& opener = self.engine->gpus();
-  for (const std::string& name : devices) {
-    DeviceId device;
-    if (name == "auto") {
-      device = ort::check_gpu_support(*self.library, {DeviceKind::kCuda, 0}).ok() ? opener.best()
-                                                                                  : DeviceId{};
-    } else {
-      auto parsed = parse_device(name);
-      if (!parsed) return std::move(parsed).error();
-      device = *parsed;
+  const Status supported = ort::check_gpu_support(*self.library, {DeviceKind::kCuda, 0});
+  if (name == "auto") return std::vector{supported.ok() ? opener.best() : DeviceId{}};
+  if (name == "cuda") {
+    if (!supported.ok()) return supported;
+    return opener.all();
+  }
+  auto parsed = parse_device(name);
+  if (!parsed) return std::move(parsed).error();
+  return std::vector{*parsed};
+}
+
+// What the model asks to run on, opened; none: the CPU.
+Status open_devices(PyEngine& self, const std::vector<std::string>& names,
+                    std::vector<ort::OrtGpu>& gpus) {
+  for (const std::string& name : names) {
+    const auto devices = named_devices(self, name);
+    if (!devices) return devices.error();
+    for (const DeviceId device : *devices) {
+      if (device.kind == DeviceKind::kCpu) continue;
+      SERVOLLEY_TRY(ort::check_gpu_support(*self.library, device));
+      auto gpu = self.engine->gpus().use(device.index);
+      if (!gpu) return std::move(gpu).error();
+      gpus.push_back({.device = (*gpu)->device, .memory = (*gpu)->memory.get()});
     }
-    if (device.kind == DeviceKind::kCpu) continue;
-    SERVOLLEY_TRY(ort::check_gpu_support(*self.library, device));
-    auto gpu = opener.use(device.index);
-    if (!gpu) return std::move(gpu).error();
-    gpus.push_back({.device = (*gpu)->device, .memory = (*gpu)->memory.get()});
   }
   return {};
+}
+
+Result<std::string> file_of(const LoadOptions& read, const std::string& path) {
+  std::vector<cuda::DeviceInfo> infos;
+  for (const ort::OrtGpu& gpu : read.runtime.gpus) infos.push_back(gpu.device->info());
+  return engine::file_for(infos, read.files, path);
 }
 
 std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int64_t version,
@@ -92,8 +106,10 @@ std::shared_ptr<Servable> load(PyEngine& self, const std::string& name, std::int
     read.runtime.name = "model '" + name + "' version " + std::to_string(version);
     read.servable.load_started = Clock::now();
     status = open_devices(self, read.devices, read.runtime.gpus);
+    auto file = status.ok() ? file_of(read, path) : Result<std::string>(status);
+    if (!file) status = file.error();
     if (status.ok()) {
-      auto runner = ort::load_model(self.library, path, read.runtime);
+      auto runner = ort::load_model(self.library, *file, read.runtime);
       if (runner) {
         auto made = self.engine->create_servable(name, version, std::move(*runner), read.servable);
         if (made) {

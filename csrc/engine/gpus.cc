@@ -6,6 +6,26 @@
 
 namespace servolley::engine {
 
+std::string compute_capability(const cuda::DeviceInfo& info) {
+  return std::to_string(info.compute_major) + "." + std::to_string(info.compute_minor);
+}
+
+Result<std::string> file_for(std::span<const cuda::DeviceInfo> gpus,
+                             const std::map<std::string, std::string>& files,
+                             const std::string& otherwise) {
+  std::string chosen = otherwise;
+  for (std::size_t i = 0; i < gpus.size(); ++i) {
+    const auto at = files.find(compute_capability(gpus[i]));
+    const std::string& file = at == files.end() ? otherwise : at->second;
+    if (i > 0 && file != chosen) {
+      return invalid_argument("one model runs on GPUs that have different files: '" + chosen +
+                              "' and '" + file + "'");
+    }
+    chosen = file;
+  }
+  return chosen;
+}
+
 Gpus::Gpus(std::string library, std::size_t memory_bytes, HostDevice& host, Pool& host_pool)
     : library_(std::move(library)),
       memory_bytes_(memory_bytes),
@@ -50,6 +70,15 @@ Result<std::vector<cuda::DeviceInfo>> Gpus::devices() {
   auto driver = this->driver();
   if (!driver) return std::move(driver).error();
   return (*driver)->devices();
+}
+
+Result<std::vector<DeviceId>> Gpus::all() {
+  const auto found = devices();
+  if (!found) return found.error();
+  if (found->empty()) return Status(Code::kFailedPrecondition, "there is no GPU");
+  std::vector<DeviceId> out;
+  for (const cuda::DeviceInfo& info : *found) out.push_back({DeviceKind::kCuda, info.index});
+  return out;
 }
 
 DeviceId Gpus::best() {

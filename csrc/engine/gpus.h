@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,15 @@
 #include "memory/pool.h"
 
 namespace servolley::engine {
+
+// "9.0"
+std::string compute_capability(const cuda::DeviceInfo& info);
+
+// The one of `files` (by compute capability) that is for these GPUs, or else `otherwise`.
+// INVALID_ARGUMENT where they need different ones.
+Result<std::string> file_for(std::span<const cuda::DeviceInfo> gpus,
+                             const std::map<std::string, std::string>& files,
+                             const std::string& otherwise);
 
 // A GPU in use, and the pool over its memory.
 struct GpuInUse {
@@ -31,6 +42,8 @@ class Gpus {
   Result<GpuInUse*> use(int index);
   // What the driver finds; none is in use by that. FAILED_PRECONDITION if there is no driver.
   Result<std::vector<cuda::DeviceInfo>> devices();
+  // Every GPU. FAILED_PRECONDITION if there is none.
+  Result<std::vector<DeviceId>> all();
   // The GPU for whoever would rather have one than the CPU: the largest, the first of equals. The
   // CPU where there is none.
   DeviceId best();

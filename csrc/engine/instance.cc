@@ -8,10 +8,13 @@
 namespace servolley::engine {
 namespace {
 
-// What batches may be filled up to: the preferred sizes or the powers of two, and the largest.
+// What batches may be filled up to: the sizes for graphs, the preferred sizes or the powers of two,
+// and the largest.
 std::vector<std::int64_t> row_buckets(const ServableOptions& options, int max_batch_size) {
-  std::vector<std::int64_t> buckets(options.preferred_batch_sizes.begin(),
-                                    options.preferred_batch_sizes.end());
+  const auto& sizes =
+      options.graph_rows.empty() ? options.preferred_batch_sizes : options.graph_rows;
+  std::vector<std::int64_t> buckets(sizes.begin(), sizes.end());
+  std::erase_if(buckets, [&](std::int64_t rows) { return rows > max_batch_size; });
   if (buckets.empty()) {
     for (std::int64_t rows = 1; rows < max_batch_size; rows *= 2) buckets.push_back(rows);
   }

@@ -63,6 +63,13 @@ Result<std::shared_ptr<Servable>> Servable::create(std::string name, std::int64_
 }
 
 Status Servable::settle_signature() {
+  BatchDimension batch = BatchDimension::kDeclared;
+  if (options_.max_batch_size > 0) {
+    batch = BatchDimension::kImplied;
+  } else if (options_.max_batch_size < 0 && signature_.batchable()) {
+    batch = BatchDimension::kEither;
+  }
+  SERVOLLEY_TRY(signature_.narrow(options_.inputs, options_.outputs, batch));
   if (options_.max_batch_size > 0 && !signature_.batchable()) {
     for (const auto* side : {&signature_.inputs, &signature_.outputs}) {
       for (const TensorSpec& spec : *side) {

@@ -36,12 +36,17 @@ struct ServableOptions {
   std::uint64_t default_timeout_us = 0;  // queue timeout of requests that name none; 0 = none
   bool allow_timeout_override = true;
   bool warmup = true;
+  // Sizes that batches are filled up to where they are recorded; none: the preferred ones.
+  std::vector<std::uint32_t> graph_rows;
   std::vector<std::uint32_t> warmup_rows;  // sizes to warm up besides 1, preferred, and the limit
   int load_niceness = 0;                   // how far warm-up stands back; see QuietWork
   TimePoint load_started{};                // when reading the model began; for load_time()
   // A batch of one row that runs shorter than this costs less than a hand-off to another thread.
   std::uint64_t inline_threshold_us = 50;
   std::map<std::string, std::vector<std::string>> labels;  // class labels by output
+  // What the configuration says of the model's tensors; see Signature::narrow().
+  std::vector<DeclaredTensor> inputs;
+  std::vector<DeclaredTensor> outputs;
 };
 
 // What a servable shares with the others of its engine.

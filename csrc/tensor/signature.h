@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +25,20 @@ struct TensorSpec {
   std::vector<std::string> labels;  // class labels of an output, may be empty
 };
 
+// What a configuration says of one input or output. `shape` holds -1 for free dimensions.
+struct DeclaredTensor {
+  std::string name;
+  std::optional<DType> dtype;
+  std::optional<Shape> shape;
+};
+
+// Whether declared shapes have the batch dimension, or leave it to be put in front of them.
+enum class BatchDimension : std::uint8_t {
+  kDeclared,
+  kImplied,
+  kEither,  // left out where the shape is shorter than the model's by one
+};
+
 // Names, types and shapes of a servable.
 struct Signature {
   std::vector<TensorSpec> inputs;
@@ -37,6 +53,12 @@ struct Signature {
   // Whether a request's shape fits the declared one: same rank, equal fixed dimensions.
   // INVALID_ARGUMENT names the model, the input, what was expected and what was sent.
   Status check_input(std::uint32_t index, const Shape& sent, std::string_view model) const;
+
+  // Compares what is declared with what the model has, and fixes the free dimensions that are
+  // declared to be fixed. Declared inputs must be all of the model's; outputs may be some of them.
+  // INVALID_ARGUMENT names the tensor that is not as declared; the signature is of no use then.
+  Status narrow(std::span<const DeclaredTensor> declared_inputs,
+                std::span<const DeclaredTensor> declared_outputs, BatchDimension batch);
 
   // True if every input and output has a free first dimension and the names that the model gives to
   // dimensions do not say otherwise: inputs agree on the first one's name (a [sequence, ...] input

@@ -173,11 +173,14 @@ class TensorRTOptions(TypedDict, total=False):
 class ServableOptions(TypedDict, total=False):
     """How to load and batch. Absent keys take the default in parentheses."""
 
-    devices: list[str]  # (["cpu"]), ["auto"], or one "cuda:N" or more
+    devices: list[str]  # (["cpu"]), ["auto"], ["cuda"] for every GPU, or one "cuda:N" or more
+    files_by_compute_capability: dict[str, str]  # ({}) "9.0" -> the path for GPUs of that kind
     execution: Literal["auto", "inline", "threads"]  # ("auto")
     instances: int  # (0 = chosen for the device) batches in flight at once
     lanes: int  # (2) on GPUs: batches under way for each of these
     cuda_graphs: bool  # (False)
+    cuda_options: dict[str, str]  # ({}) the CUDA provider's own
+    graph_rows: list[int]  # ([] = the preferred ones) sizes that are recorded as CUDA graphs
     gpu_memory_bytes: int  # (0 = no limit) what the runtime may take on each GPU
     tensorrt: TensorRTOptions | None  # (None)
     max_batch_size: int  # (-1 = infer: batched if the model allows it) 0 = never batched, n = limit in rows
@@ -196,6 +199,8 @@ class ServableOptions(TypedDict, total=False):
     memory_pattern: bool  # (True)
     warmup: bool  # (True) run zero-filled batches before the servable is returned
     warmup_rows: list[int]  # ([]) their sizes, besides 1, the preferred ones and the limit
+    inputs: dict[str, tuple[str | None, list[int] | None]]  # ({}) datatypes, shapes the model is to have
+    outputs: dict[str, tuple[str | None, list[int] | None]]  # without the batch where max_batch_size > 0
     labels: dict[str, list[str]]  # ({}) class labels by output name
 
 class Servable:

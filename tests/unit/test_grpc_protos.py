@@ -25,12 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = {
     "inference.ModelConfig": {
         "ensemble_scheduling",
-        "model_metrics",
         "model_operations",
         "model_repository_agents",
         "sequence_batching",
     },
-    "inference.ModelOptimizationPolicy.Cuda": {"graph_spec"},
     "tensorflow.TensorInfo": {"composite_tensor"},
     "tensorflow.TensorProto": {"resource_handle_val", "variant_val"},
     # Here only the scope of the version policy, which ModelConfig uses.
@@ -50,7 +48,8 @@ LEFT_OUT = {
 
 # What the server reads and no client of its knows.
 SERVERS_OWN = {
-    f"tensorflow.serving.{name}" for name in ("BatchingParameters", "MonitoringConfig", "PrometheusConfig")
+    f"tensorflow.serving.{name}"
+    for name in ("BatchingParameters", "MonitoringConfig", "PrometheusConfig", "SSLConfig")
 }
 
 

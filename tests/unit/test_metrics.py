@@ -13,6 +13,7 @@ from servolley.observe.metrics import (
     render,
     render_family,
 )
+from servolley.observe.mirror_metrics import MirrorSnapshot
 from unit import fake_core
 
 if TYPE_CHECKING:
@@ -129,6 +130,23 @@ def test_gpus_in_use() -> None:
     assert value(text, "servolley_pool_pinned_bytes") == 2
 
 
+def test_refusals_and_the_mirror_of_a_remote_repository() -> None:
+    assert "servolley_mirror" not in page()
+    mirror = MirrorSnapshot(
+        {"changed": 2, "unchanged": 3, "failed": 1}, 1.5e9, bytes=7, problems=4, restarts=5
+    )
+    filled = replace(snapshot(), mirror=mirror, refused={"no_token": 2, "wrong_token": 0})
+    text = b"".join(render_family(family) for family in CoreCollector(filled).collect()).decode()
+    assert value(text, "servolley_admin_refused_total", reason="no_token") == 2
+    assert value(text, "servolley_admin_refused_total", reason="wrong_token") == 0
+    assert value(text, "servolley_mirror_syncs_total", result="unchanged") == 3
+    assert value(text, "servolley_mirror_syncs_total", result="failed") == 1
+    assert value(text, "servolley_mirror_last_success_timestamp_seconds") == 1.5e9
+    assert value(text, "servolley_mirror_received_bytes_total") == 7
+    assert value(text, "servolley_mirror_problems") == 4
+    assert value(text, "servolley_mirror_restarts_total") == 5
+
+
 def test_every_family_is_typed_without_models_too() -> None:
     def headers(text: str) -> list[str]:
         return [line for line in text.splitlines() if line.startswith("# ")]
@@ -154,6 +172,18 @@ def test_shared_memory() -> None:
     text = page()
     assert value(text, "servolley_shared_memory_regions") == 3
     assert value(text, "servolley_shared_memory_bytes") == 8192
+
+
+def test_tags_of_a_model_are_labels_of_its_metrics() -> None:
+    tagged = replace(snapshot(servable("m", 1), servable("n", 1)), tags={"m": {"team": 'a"b'}, "n": {}})
+    text = b"".join(render_family(family) for family in CoreCollector(tagged).collect()).decode()
+    labels = {"model": "m", "version": "1", "_team": 'a"b'}
+    assert value(text, "nv_inference_count_total", **labels) == 12
+    assert value(text, "servolley_request_duration_seconds_bucket", le="+Inf", **labels) == 6
+    assert value(text, "nv_inference_count_total", model="n", version="1") == 12
+    untagged = [line for line in text.splitlines() if 'model="m"' in line and "_team=" not in line]
+    assert untagged == []
+    assert value(text, "servolley_connections") == 1
 
 
 def test_cuda_graphs_of_those_who_asked() -> None:

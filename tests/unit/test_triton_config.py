@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from servolley.config import triton
-from servolley.config.model import Batching, ModelConfig, Runtime, TensorRT, Versions
+from servolley.config.model import Batching, ModelConfig, Runtime, Tensor, TensorRT, Versions
 from servolley.config.strict import ConfigError
 from servolley.config.warm_up import WarmupInput, WarmupRequest
 from servolley.front.grpc.messages import Messages
@@ -39,6 +39,10 @@ version_policy { latest { num_versions: 2 } }
 @pytest.fixture(scope="module")
 def messages() -> Messages:
     return Messages.built()
+
+
+# Who names no instances takes a GPU if there is one.
+AUTO = Runtime(device="auto")
 
 
 def parsed(messages: Messages, text: str) -> tuple[ModelConfig, list[str]]:
@@ -69,28 +73,62 @@ def test_every_field_that_is_read(messages: Messages) -> None:
         ),
         versions=Versions(latest=2),
         class_labels={"logits": "labels.txt"},
+        inputs={"ids": Tensor(datatype="INT64", shape=[-1])},
+        outputs={"logits": Tensor(datatype="FP32", shape=[2])},
     )
 
 
-def test_an_empty_file_is_our_default(messages: Messages) -> None:
-    assert parsed(messages, "") == (ModelConfig(), [])
+def test_an_empty_file_is_our_default_but_for_the_device(messages: Messages) -> None:
+    assert parsed(messages, "") == (ModelConfig(runtime=AUTO), [])
+    assert ModelConfig().runtime.device == "cpu"
 
 
 @pytest.mark.parametrize(
     ("text", "config"),
     [
-        ("version_policy { all {} }", ModelConfig(versions=Versions(all=True))),
+        ("version_policy { all {} }", ModelConfig(runtime=AUTO, versions=Versions(all=True))),
         (
             "version_policy { specific { versions: [3, 1] } }",
-            ModelConfig(versions=Versions(specific=[3, 1])),
+            ModelConfig(runtime=AUTO, versions=Versions(specific=[3, 1])),
         ),
         ("instance_group [ { count: 3 kind: KIND_CPU } ]", ModelConfig(runtime=Runtime(instances=3))),
-        ("instance_group [ { count: 1 }, { count: 2 } ]", ModelConfig(runtime=Runtime(instances=3))),
+        (
+            "instance_group [ { count: 1 }, { count: 2 } ]",
+            ModelConfig(runtime=Runtime(device="auto", instances=3)),
+        ),
+        (
+            "instance_group { kind: KIND_GPU count: 2 }",
+            ModelConfig(runtime=Runtime(device="cuda", instances=2)),
+        ),
         (
             "instance_group { kind: KIND_GPU gpus: [10, 2] count: 2 }",
             ModelConfig(runtime=Runtime(devices=["cuda:2", "cuda:10"], instances=2)),
         ),
-        ("optimization { cuda { graphs: true } }", ModelConfig(runtime=Runtime(cuda_graphs=True))),
+        ("instance_group { gpus: 1 }", ModelConfig(runtime=Runtime(device="cuda:1"))),
+        (
+            "optimization { cuda { graphs: true } }",
+            ModelConfig(runtime=Runtime(device="auto", cuda_graphs=True)),
+        ),
+        (
+            "optimization { cuda { graphs: true graph_spec [ { batch_size: 8 }, { batch_size: 2 }, {} ] } }",
+            ModelConfig(runtime=Runtime(device="auto", cuda_graphs=True, cuda_graph_sizes=[2, 8])),
+        ),
+        (
+            "optimization { input_pinned_memory { enable: true } output_pinned_memory { enable: true } }",
+            ModelConfig(runtime=AUTO),
+        ),
+        (
+            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'cuda' "
+            "parameters { key: 'gpu_mem_limit' value: '1024' } "
+            "parameters { key: 'cudnn_conv_use_max_workspace' value: '0' } } } }",
+            ModelConfig(
+                runtime=Runtime(
+                    device="auto",
+                    gpu_memory_limit=1024,
+                    cuda_options={"cudnn_conv_use_max_workspace": "0"},
+                )
+            ),
+        ),
         (
             "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' "
             "parameters { key: 'precision_mode' value: 'FP16' } "
@@ -98,18 +136,58 @@ def test_an_empty_file_is_our_default(messages: Messages) -> None:
             "parameters { key: 'trt_engine_cache_path' value: '/cache' } } } }",
             ModelConfig(
                 runtime=Runtime(
+                    device="auto",
                     tensorrt=TensorRT(
                         precision="fp16", cache="/cache", options={"trt_max_workspace_size": "1024"}
-                    )
+                    ),
                 )
             ),
         ),
-        ('parameters { key: "intra_op_thread_count" value: { string_value: "0" } }', ModelConfig()),
-        # Whose shapes are written out, 0 means unbatched; else it is the default, and found out.
-        ("max_batch_size: 0", ModelConfig()),
         (
-            'input { name: "x" } output { name: "y" }',
-            ModelConfig(batching=Batching(max_batch_size=0)),
+            'parameters { key: "intra_op_thread_count" value: { string_value: "0" } }',
+            ModelConfig(runtime=AUTO),
+        ),
+        (
+            'parameters { key: "cudnn_conv_algo_search" value: { string_value: "0" } } '
+            'parameters { key: "arena_extend_strategy" value: { string_value: "1" } } '
+            'parameters { key: "gpu_mem_limit" value: { string_value: "7" } }',
+            ModelConfig(
+                runtime=Runtime(
+                    device="auto",
+                    gpu_memory_limit=7,
+                    cuda_options={
+                        "cudnn_conv_algo_search": "EXHAUSTIVE",
+                        "arena_extend_strategy": "kSameAsRequested",
+                    },
+                )
+            ),
+        ),
+        (
+            'cc_model_filenames { key: "9.0" value: "hopper.onnx" } metric_tags { key: "team" value: "a" }',
+            ModelConfig(
+                runtime=AUTO,
+                filename_by_compute_capability={"9.0": "hopper.onnx"},
+                metric_tags={"team": "a"},
+            ),
+        ),
+        (
+            'output [ { name: "x" dims: 1 }, { name: "y" data_type: TYPE_FP32 }, { name: "z" } ]',
+            ModelConfig(
+                runtime=AUTO,
+                outputs={"x": Tensor(shape=[1]), "y": Tensor(datatype="FP32"), "z": Tensor()},
+            ),
+        ),
+        # Whose shapes are written out, 0 means unbatched; else it is the default, and found out.
+        ("max_batch_size: 0", ModelConfig(runtime=AUTO)),
+        (
+            'input { name: "x" data_type: TYPE_STRING dims: [ 2, -1 ] } '
+            'output { name: "y" data_type: TYPE_BF16 dims: 1 }',
+            ModelConfig(
+                runtime=AUTO,
+                batching=Batching(max_batch_size=0),
+                inputs={"x": Tensor(datatype="BYTES", shape=[2, -1])},
+                outputs={"y": Tensor(datatype="BF16", shape=[1])},
+            ),
         ),
     ],
 )
@@ -134,8 +212,36 @@ def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> No
         ("max_batch_size: -1", "max_batch_size"),
         ("dynamic_batching { priority_levels: 2 }", "priority"),
         ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "DELAY"),
-        ("instance_group [ { kind: KIND_GPU }, { kind: KIND_CPU } ]", "cuda:0"),
-        ("instance_group [ { kind: KIND_GPU count: 2 }, { kind: KIND_GPU gpus: 1 count: 1 } ]", "cuda:1"),
+        ('input { name: "x" data_type: TYPE_FP32 dims: 0 }', "input 'x': dims"),
+        ('input { name: "x" data_type: TYPE_FP32 dims: -2 }', "input 'x': dims"),
+        ("input { data_type: TYPE_FP32 dims: 1 }", "name"),
+        (
+            'input { name: "x" data_type: TYPE_FP32 dims: 1 } input { name: "x" data_type: 1 dims: 1 }',
+            "twice",
+        ),
+        ("instance_group [ { kind: KIND_GPU }, { kind: KIND_CPU } ]", "not cpu, cuda"),
+        ("instance_group [ { }, { kind: KIND_CPU } ]", "not cpu, auto"),
+        ("instance_group [ { kind: KIND_GPU count: 2 }, { kind: KIND_GPU gpus: 1 } ]", "not cuda, cuda:1"),
+        (
+            "instance_group [ { kind: KIND_GPU gpus: 0 count: 2 }, { kind: KIND_GPU gpus: 1 count: 1 } ]",
+            "cuda:1",
+        ),
+        ('metric_tags { key: "a-b" value: "c" }', "metric_tags"),
+        ('metric_tags { key: "_b" value: "c" }', "metric_tags"),
+        ('cc_model_filenames { key: "9.0" value: "../x" }', "filename"),
+        ('cc_model_filenames { key: "sm90" value: "x" }', "filename"),
+        (
+            "optimization { execution_accelerators { gpu_execution_accelerator { name: 'cuda' "
+            "parameters { key: 'device_id' value: '4' } } } }",
+            "'device_id' is 'device' here",
+        ),
+        ("optimization { execution_accelerators { cpu_execution_accelerator { name: 'cuda' } } }", "cpu_"),
+        (
+            "optimization { execution_accelerators { cpu_execution_accelerator { name: 'tensorrt' } } }",
+            "cpu_",
+        ),
+        ('parameters { key: "cudnn_conv_algo_search" value: { string_value: "9" } }', "cudnn_conv_algo"),
+        ('parameters { key: "gpu_mem_limit" value: { string_value: "all" } }', "gpu_mem_limit"),
         (
             "optimization { execution_accelerators { gpu_execution_accelerator { name: 'tensorrt' "
             "parameters { key: 'wheels' value: '4' } } } }",
@@ -166,11 +272,17 @@ def test_what_is_refused_by_name(messages: Messages, text: str, word: str) -> No
 def test_what_has_no_effect_is_said(messages: Messages) -> None:
     _, remarks = parsed(
         messages,
-        'metric_tags { key: "a" value: "b" } response_cache { enable: true } '
+        'model_metrics { metric_control { metric_identifier { family: "f" } '
+        "histogram_options { buckets: [ 1, 2.5 ] } } } response_cache { enable: true } "
+        "optimization { input_pinned_memory { enable: false } cuda { graph_spec { batch_size: 1 "
+        "input { key: 'x' value: { dim: [ 2 ] } } graph_lower_bound { batch_size: 1 } } } } "
         'parameters { key: "unknown" value: { string_value: "1" } }',
     )
     assert [remark.partition(": ")[2].split(":")[0] for remark in remarks] == [
-        "metric_tags",
+        "model_metrics",
+        "optimization.cuda.graph_spec without graphs",
+        "optimization.cuda.graph_spec",
+        "input_pinned_memory, output_pinned_memory",
         "response_cache",
         "parameters 'unknown'",
     ]

@@ -57,6 +57,7 @@ struct OrtOptions {
   std::vector<OrtGpu> gpus;
   std::size_t gpu_memory_bytes = 0;  // what the runtime may take on a GPU for this model; 0 = all
   bool cuda_graphs = false;          // captured where the model allows it
+  std::map<std::string, std::string> cuda_options;  // more of the CUDA provider's own keys
   std::optional<TensorRtOptions> tensorrt;
   std::string name;  // of the model, for the log
   // 0: the processors that the cgroup and affinity grant; on GPUs one.

@@ -1,6 +1,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <utility>
 
@@ -40,7 +41,9 @@ void open_cuda_libraries() {
 // A provider's options, as texts.
 class Keys {
  public:
-  void set(const char* key, std::string value) { entries_.emplace_back(key, std::move(value)); }
+  void set(const std::string& key, std::string value) {
+    entries_.insert_or_assign(key, std::move(value));
+  }
 
   template <class Options>
   abi::Error* pass(abi::Error* (*update)(Options*, const char* const*, const char* const*,
@@ -56,7 +59,7 @@ class Keys {
   }
 
  private:
-  std::vector<std::pair<std::string, std::string>> entries_;
+  std::map<std::string, std::string> entries_;
 };
 
 // What both providers are told: which GPU, and to compute in our stream.
@@ -78,20 +81,21 @@ Keys cuda_keys(const OrtOptions& wanted, const GpuSession& gpu, bool graphs) {
   if (wanted.gpu_memory_bytes > 0) {
     keys.set("gpu_mem_limit", std::to_string(wanted.gpu_memory_bytes));
   }
+  for (const auto& [key, value] : wanted.cuda_options) keys.set(key, value);
   if (graphs) keys.set("enable_cuda_graph", "1");
   return keys;
 }
 
 Keys tensorrt_keys(const TensorRtOptions& wanted, const GpuSession& gpu) {
   Keys keys = common_keys(gpu);
-  if (wanted.precision != "fp32") keys.set(("trt_" + wanted.precision + "_enable").c_str(), "1");
+  if (wanted.precision != "fp32") keys.set("trt_" + wanted.precision + "_enable", "1");
   if (!wanted.cache.empty()) {
     keys.set("trt_engine_cache_enable", "1");
     keys.set("trt_engine_cache_path", wanted.cache);
     keys.set("trt_timing_cache_enable", "1");
     keys.set("trt_timing_cache_path", wanted.cache);
   }
-  for (const auto& [key, value] : wanted.others) keys.set(key.c_str(), value);
+  for (const auto& [key, value] : wanted.others) keys.set(key, value);
   return keys;
 }
 

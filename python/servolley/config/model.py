@@ -18,9 +18,25 @@ PositiveCount = Annotated[int, Meta(ge=1, le=1 << 31)]
 Microseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
 NonEmpty = Annotated[str, Meta(min_length=1, max_length=1024)]
 
-Device = Annotated[str, Meta(pattern=r"^(cpu|auto|cuda:[0-9]{1,3})$")]
+Device = Annotated[str, Meta(pattern=r"^(cpu|auto|cuda|cuda:[0-9]{1,3})$")]
 Gpu = Annotated[str, Meta(pattern=r"^cuda:[0-9]{1,3}$")]
 
+ComputeCapability = Annotated[str, Meta(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+FileName = Annotated[str, Meta(pattern=r"^[^/\x00-\x1f]+$", max_length=255)]
+# Behind the "_" that every tag gets; names that begin with two are Prometheus's own.
+TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", max_length=100)]
+Integers = Literal["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
+Datatype = Integers | Literal["BOOL", "FP16", "BF16", "FP32", "FP64", "BYTES"]
+Dimension = Annotated[int, Meta(ge=-1, le=1 << 40)]
+
+# What the server itself tells the CUDA provider, and the key that says it here, if there is one.
+_OWN_CUDA_OPTIONS = {
+    "device_id": "device",
+    "enable_cuda_graph": "cuda_graphs",
+    "gpu_mem_limit": "gpu_memory_limit",
+    "has_user_compute_stream": None,
+    "user_compute_stream": None,
+}
 _OPTIMIZATION_LEVELS = {"off": 0, "basic": 1, "extended": 2, "all": 99}
 
 
@@ -72,8 +88,9 @@ class TensorRT(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[runtime]: what the model runs on.
 
-    device: "cpu" or "cuda:N"; asked for and absent is an error, never a fall-back. "auto": the largest
-        GPU if there is one, else the CPU; the log and the model's configuration say which.
+    device: "cpu", "cuda:N", or "cuda" for every GPU; asked for and absent is an error, never a fall-back.
+        "auto": the largest GPU if there is one, else the CPU; the log and the model's configuration say
+        which.
     devices: several GPUs instead; each gets the weights, and each batch goes to the one with the least to do.
     execution: "inline" runs batches on the server's loop, "threads" on instance threads; "auto" measures.
     instances: batches in flight at once. 0 = chosen for the device.
@@ -81,6 +98,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         last comes down.
     cuda_graphs: on GPUs: records what a batch does, for each of the preferred batch sizes or the powers of
         two, and replays it; batches are filled up to the next size.
+    cuda_graph_sizes: rows that are recorded instead of these.
+    cuda_options: on GPUs: more options of the CUDA provider, by ONNX Runtime's own names.
     gpu_memory_limit: bytes that the runtime may take on each GPU for this model. 0 = no limit.
     tensorrt: on GPUs: use TensorRT.
     intra_op_threads: threads inside one operator. 0 = the processors granted to this process.
@@ -98,6 +117,8 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instances: Annotated[int, Meta(ge=0, le=1024)] = 0
     lanes: Annotated[int, Meta(ge=1, le=16)] = 2
     cuda_graphs: bool = False
+    cuda_graph_sizes: list[PositiveCount] = []
+    cuda_options: dict[NonEmpty, str] = {}
     gpu_memory_limit: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
     tensorrt: TensorRT | None = None
     intra_op_threads: Annotated[int, Meta(ge=0, le=4096)] = 0
@@ -114,6 +135,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("give either device or devices")
         if len(set(self.devices)) != len(self.devices):
             raise ValueError("devices names a GPU twice")
+        for key in self.cuda_options.keys() & _OWN_CUDA_OPTIONS.keys():
+            instead = _OWN_CUDA_OPTIONS[key]
+            raise ValueError(f"cuda_options: '{key}' " + (f"is '{instead}' here" if instead else "is taken"))
         if self.tensorrt is not None and self.cuda_graphs:
             raise ValueError("cuda_graphs are for CUDA's provider; TensorRT has trt_cuda_graph_enable")
 
@@ -170,17 +194,36 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("'scores' and 'classes' are for method = \"classify\"")
 
 
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[inputs.NAME] and [outputs.NAME]: what the model's tensor has to be, or the load fails.
+
+    datatype: as the Open Inference Protocol names it. Absent: whatever the model has.
+    shape: -1 for a free dimension. A dimension that is free in the model may be fixed; then requests must
+        have that. Without the batch dimension where batching.max_batch_size is above 0.
+    """
+
+    datatype: Datatype | None = None
+    shape: Annotated[list[Dimension], Meta(max_length=16)] | None = None
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of model.toml.
 
     filename: the model's file inside each version directory.
+    filename_by_compute_capability: on GPUs: the file for those of a compute capability ("9.0").
+    inputs, outputs: what the model's tensors are expected to be. Inputs are all named, or none.
+    metric_tags: labels of the model's metrics, each with a "_" in front of its name.
     class_labels: output name -> text file with one class label per line, inside the model directory.
     traffic, canary, shadow: see config.traffic.
     signatures: signature name -> what classify and regress calls that name it mean. "serving_default" is that
         of calls that name none.
     """
 
-    filename: Annotated[str, Meta(pattern=r"^[^/\x00-\x1f]+$", max_length=255)] = "model.onnx"
+    filename: FileName = "model.onnx"
+    filename_by_compute_capability: dict[ComputeCapability, FileName] = {}
+    inputs: dict[NonEmpty, Tensor] = {}
+    outputs: dict[NonEmpty, Tensor] = {}
+    metric_tags: dict[TagName, Annotated[str, Meta(max_length=1024)]] = {}
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
     versions: Versions = Versions()
@@ -192,7 +235,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     warmup: Warmup = Warmup()
 
     def __post_init__(self) -> None:
-        if self.filename in {".", ".."}:
+        if not {".", ".."}.isdisjoint({self.filename, *self.filename_by_compute_capability.values()}):
             raise ValueError("filename must name a file")
         if self.canary is not None and self.traffic.split:
             raise ValueError("give [traffic] split or [canary], not both")
@@ -222,14 +265,18 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "ServableOptions":
-    """What the core is told about a model; ``labels``: class labels by output name."""
+    """What the core is told about a model; ``labels``: class labels by output name. Where files lie is for
+    whoever knows the folder."""
     batching, runtime = config.batching, config.runtime
     return {
         "devices": list(runtime.devices) or [runtime.device],
+        "files_by_compute_capability": {},
         "execution": runtime.execution,
         "instances": runtime.instances,
         "lanes": runtime.lanes,
         "cuda_graphs": runtime.cuda_graphs,
+        "graph_rows": list(runtime.cuda_graph_sizes),
+        "cuda_options": dict(runtime.cuda_options),
         "gpu_memory_bytes": runtime.gpu_memory_limit,
         "tensorrt": _tensorrt(runtime.tensorrt),
         "max_batch_size": -1 if batching.max_batch_size is None else batching.max_batch_size,
@@ -249,6 +296,8 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
         "warmup": runtime.warmup,
         "warmup_rows": list(config.warmup.batch_sizes),
         "labels": labels,
+        "inputs": {name: (tensor.datatype, tensor.shape) for name, tensor in config.inputs.items()},
+        "outputs": {name: (tensor.datatype, tensor.shape) for name, tensor in config.outputs.items()},
     }
 
 

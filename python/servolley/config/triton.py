@@ -16,14 +16,22 @@ _BACKENDS = {"", "onnxruntime"}
 _PLATFORMS = {"", "onnxruntime_onnx"}
 # optimization.graph.level: 0 = everything.
 _GRAPH_LEVELS = {0: "all", -1: "basic", 1: "extended", 2: "off"}
-_ACCELERATORS = {"cuda", "tensorrt"}
+_GPU_ACCELERATORS = {"cuda", "tensorrt"}
 _COUNTS = {"intra_op_thread_count": "intra_op_threads", "inter_op_thread_count": "inter_op_threads"}
 _SWITCHES = {
     "execution_mode": "parallel_execution",
     "enable_mem_arena": "memory_arena",
     "enable_mem_pattern": "memory_pattern",
 }
+# The CUDA provider's options in their older form: what it calls their numbers; None: taken as they are.
+_CUDA_OPTIONS: dict[str, dict[str, str] | None] = {
+    "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
+    "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
+    "do_copy_in_default_stream": None,
+}
+_MEMORY_LIMIT = "gpu_mem_limit"
 _KIND_AUTO, _KIND_GPU = 0, 1
+_NO_TYPE = 0
 
 
 def parse_text(text: str, message: Any, directory_name: str) -> tuple[ModelConfig, list[str]]:
@@ -68,6 +76,10 @@ def model_config(message: Any, name: str) -> tuple[ModelConfig, list[str]]:
         "batching": _batching(message),
         "runtime": _runtime(message),
         "versions": _versions(message),
+        "inputs": _tensors("input", message.input),
+        "outputs": _tensors("output", message.output),
+        "filename_by_compute_capability": dict(message.cc_model_filenames),
+        "metric_tags": dict(message.metric_tags),
         "class_labels": {each.name: each.label_filename for each in message.output if each.label_filename},
         "warmup": {"requests": [_warm_up(each) for each in message.model_warmup]},
     }
@@ -93,9 +105,35 @@ def _refuse(message: Any) -> None:
     if message.model_transaction_policy.decoupled:
         raise ConfigError("model_transaction_policy: decoupled models are not supported")
     accelerators = message.optimization.execution_accelerators
-    for each in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator):
-        if each.name not in _ACCELERATORS:
-            raise ConfigError(f"execution_accelerators: '{each.name}' is not supported")
+    for each in accelerators.gpu_execution_accelerator:
+        if each.name not in _GPU_ACCELERATORS:
+            raise ConfigError(f"gpu_execution_accelerator: '{each.name}' is not supported")
+    for each in accelerators.cpu_execution_accelerator:
+        raise ConfigError(f"cpu_execution_accelerator: '{each.name}' is not supported")
+
+
+def _tensors(what: str, given: Any) -> dict[str, dict[str, Any]]:
+    tensors: dict[str, dict[str, Any]] = {}
+    for each in given:
+        if not each.name:
+            raise ConfigError(f"{what}: each needs a name")
+        if each.name in tensors:
+            raise ConfigError(f"{what} '{each.name}' is listed twice")
+        if any(dim < 1 and dim != -1 for dim in each.dims):
+            raise ConfigError(f"{what} '{each.name}': dims must be at least 1, or -1")
+        # What is not given is whatever the model has: clients send an output only for its label_filename.
+        tensor = tensors[each.name] = {}
+        if each.data_type != _NO_TYPE:
+            tensor["datatype"] = _datatype(each)
+        if each.dims:
+            tensor["shape"] = list(each.dims)
+    return tensors
+
+
+def _datatype(given: Any) -> str:
+    """The Open Inference Protocol's name of a message's data_type."""
+    kind = type(given).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[given.data_type].name
+    return "BYTES" if kind == "TYPE_STRING" else str(kind.removeprefix("TYPE_"))
 
 
 def _versions(message: Any) -> dict[str, Any]:
@@ -139,29 +177,55 @@ def _batching(message: Any) -> dict[str, Any]:
 
 
 def _runtime(message: Any) -> dict[str, Any]:
-    runtime: dict[str, Any] = {}
-    if message.instance_group:
-        runtime |= _placement(message.instance_group)
+    runtime = _placement(message.instance_group)
     level = message.optimization.graph.level
     if level not in _GRAPH_LEVELS:
         raise ConfigError(f"optimization.graph: level {level} is not known")
     runtime["graph_optimization"] = _GRAPH_LEVELS[level]
-    runtime["cuda_graphs"] = message.optimization.cuda.graphs
+    cuda = message.optimization.cuda
+    runtime["cuda_graphs"] = cuda.graphs
+    if cuda.graphs:
+        sizes = {spec.batch_size for spec in cuda.graph_spec}
+        runtime["cuda_graph_sizes"] = sorted(size for size in sizes if size > 0)  # 0: not batched
+    runtime["cuda_options"] = cuda_options = _cuda_options(message.parameters)
     for each in message.optimization.execution_accelerators.gpu_execution_accelerator:
         if each.name == "tensorrt":
             runtime["tensorrt"] = _tensorrt(each.parameters)
+        else:
+            cuda_options |= each.parameters
+    if _MEMORY_LIMIT in cuda_options:
+        runtime["gpu_memory_limit"] = _number(_MEMORY_LIMIT, cuda_options.pop(_MEMORY_LIMIT))
     for key, parameter in message.parameters.items():
         if key not in _COUNTS and key not in _SWITCHES:
             continue
-        try:
-            value = int(parameter.string_value)
-        except ValueError:
-            raise ConfigError(f"parameters: '{key}' must be a number") from None
+        value = _number(key, parameter.string_value)
         if key in _SWITCHES:
             runtime[_SWITCHES[key]] = value != 0
         elif value > 0:  # 0: the default
             runtime[_COUNTS[key]] = value
     return runtime
+
+
+def _number(key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"parameters: '{key}' must be a number") from None
+
+
+def _cuda_options(parameters: Any) -> dict[str, str]:
+    """Those that are among the model's own parameters."""
+    options: dict[str, str] = {}
+    for key, parameter in parameters.items():
+        text = parameter.string_value
+        if key in _CUDA_OPTIONS:
+            words = _CUDA_OPTIONS[key]
+            if words is not None and text not in words:
+                raise ConfigError(f"parameters: '{key}' must be one of {', '.join(words)}")
+            options[key] = text if words is None else words[text]
+        elif key == _MEMORY_LIMIT:
+            options[key] = text
+    return options
 
 
 def _warm_up(given: Any) -> dict[str, Any]:
@@ -177,11 +241,7 @@ def _warm_up_input(name: str, given: Any) -> dict[str, Any]:
     choice = given.WhichOneof("input_data_type")
     if choice is None:
         raise ConfigError(f"model_warmup: input '{name}' needs zero_data, random_data or input_data_file")
-    kind = type(given).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[given.data_type].name
-    tensor: dict[str, Any] = {
-        "shape": list(given.dims),
-        "datatype": "BYTES" if kind == "TYPE_STRING" else kind.removeprefix("TYPE_"),
-    }
+    tensor: dict[str, Any] = {"shape": list(given.dims), "datatype": _datatype(given)}
     if choice == "input_data_file":
         tensor["file"] = f"warmup/{given.input_data_file}"
     elif choice == "random_data":
@@ -209,18 +269,20 @@ def _tensorrt(parameters: Any) -> dict[str, Any]:
 
 
 def _placement(groups: Any) -> dict[str, Any]:
-    """The devices, and how many instances on each."""
-    counts: dict[str, int] = {}
+    """The devices, and how many instances on each. Who does not say takes a GPU if there is one."""
+    counts: dict[str, int] = {} if groups else {"auto": 0}
     for group in groups:
         if group.passive or group.secondary_devices:
             raise ConfigError("instance_group: passive groups and secondary devices are not supported")
-        on_gpu = group.kind == _KIND_GPU or (group.kind == _KIND_AUTO and group.gpus)
-        for device in [f"cuda:{gpu}" for gpu in group.gpus or [0]] if on_gpu else ["cpu"]:
+        listed = [f"cuda:{gpu}" for gpu in group.gpus]
+        for device in {_KIND_AUTO: listed or ["auto"], _KIND_GPU: listed or ["cuda"]}.get(
+            group.kind, ["cpu"]
+        ):
             # Without a number Triton starts two instances on CPUs; here they are chosen for the device.
             counts[device] = counts.get(device, 0) + group.count
     devices = sorted(counts, key=lambda device: (len(device), device))
-    if "cpu" in counts and len(counts) > 1:
-        raise ConfigError(f"instance_group: CPUs or GPUs for each model, not {', '.join(devices)}")
+    if len(counts) > 1 and not counts.keys().isdisjoint({"cpu", "auto", "cuda"}):
+        raise ConfigError(f"instance_group: CPUs, every GPU or some of them, not {', '.join(devices)}")
     if len(set(counts.values())) > 1:
         raise ConfigError(f"instance_group: as many instances on each of {', '.join(devices)}")
     where = {"device": devices[0]} if len(devices) == 1 else {"devices": devices}
@@ -228,14 +290,23 @@ def _placement(groups: Any) -> dict[str, Any]:
 
 
 def _remarks(message: Any) -> list[str]:
+    optimization = message.optimization
+    graph_specs = optimization.cuda.graph_spec
     given = {
-        "metric_tags": bool(message.metric_tags),
-        "cc_model_filenames": bool(message.cc_model_filenames),
+        "model_metrics: the buckets of histograms are fixed": bool(message.model_metrics.metric_control),
+        "optimization.cuda.graph_spec without graphs": bool(graph_specs) and not optimization.cuda.graphs,
+        "optimization.cuda.graph_spec: only its batch_size counts": any(
+            spec.input or spec.HasField("graph_lower_bound") for spec in graph_specs
+        ),
+        "input_pinned_memory, output_pinned_memory: tensors for GPUs are pinned": any(
+            optimization.HasField(field) and not getattr(optimization, field).enable
+            for field in ("input_pinned_memory", "output_pinned_memory")
+        ),
         "response_cache": message.response_cache.enable,
         "rate_limiter": any(group.HasField("rate_limiter") for group in message.instance_group),
         "preserve_ordering": message.dynamic_batching.preserve_ordering,
         "runtime": bool(message.runtime),
     }
     remarks = [f"has no effect: {field}" for field, is_given in given.items() if is_given]
-    known = {*_COUNTS, *_SWITCHES}
+    known = {*_COUNTS, *_SWITCHES, *_CUDA_OPTIONS, _MEMORY_LIMIT}
     return remarks + [f"has no effect: parameters '{key}'" for key in message.parameters if key not in known]

@@ -1,24 +1,48 @@
 """/metrics, under its own name and under TensorFlow Serving's."""
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from servolley.front.calls import Call, Reply
 from servolley.front.router import Router
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from servolley._core import Engine
     from servolley.observe.metrics import Snapshot
+    from servolley.observe.mirror_metrics import MirrorSnapshot
     from servolley.observe.traffic_metrics import TrafficSnapshot
     from servolley.repository.manager import Manager
     from servolley.repository.records import ModelRecord
 
 
-class MetricsRoutes:
-    """``engine`` and ``manager`` are read on the loop at the moment of the scrape. ``path``: one more."""
+class MirrorFigures(Protocol):
+    """What is needed of mirror.repository.MirrorStats."""
 
-    def __init__(self, engine: "Engine", manager: "Manager", version: str, path: str | None = None) -> None:
+    syncs: dict[str, int]
+    last_success_s: float
+    problems: int
+    bytes: int
+    restarts: int
+
+
+class MetricsRoutes:
+    """Everything is read on the loop at the moment of the scrape. ``path``: one more. ``refused``: calls that
+    change the server, by why they were refused. ``mirror``: the figures of a remote repository's."""
+
+    def __init__(
+        self,
+        engine: "Engine",
+        manager: "Manager",
+        version: str,
+        path: str | None = None,
+        refused: "Callable[[], Mapping[str, int]]" = dict,
+        mirror: "Callable[[], MirrorFigures] | None" = None,
+    ) -> None:
         self._path = path
+        self._refused = refused
+        self._mirror = mirror
         self._engine = engine
         self._manager = manager
         self._version = version
@@ -52,7 +76,18 @@ class MetricsRoutes:
             shared_memory=self._engine.shared_memory_usage(),
             gpus=self._engine.gpus(),
             traffic=[_traffic(model) for model in self._manager.models.values()],
+            refused=self._refused(),
+            mirror=None if self._mirror is None else _mirror(self._mirror()),
+            tags={model.name: model.found.config.metric_tags for model in self._manager.models.values()},
         )
+
+
+def _mirror(figures: MirrorFigures) -> "MirrorSnapshot":
+    from servolley.observe.mirror_metrics import MirrorSnapshot
+
+    return MirrorSnapshot(
+        figures.syncs, figures.last_success_s, figures.bytes, figures.problems, figures.restarts
+    )
 
 
 def _traffic(model: "ModelRecord") -> "TrafficSnapshot":

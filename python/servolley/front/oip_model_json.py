@@ -71,8 +71,8 @@ def model_config(record: "ModelRecord", servable: "Servable") -> dict[str, Any]:
         },
         "instance_group": [_instance_group(servable)],
         "default_model_filename": config.filename,
-        "cc_model_filenames": {},
-        "metric_tags": {},
+        "cc_model_filenames": config.filename_by_compute_capability,
+        "metric_tags": config.metric_tags,
         "parameters": _parameters(config),
         "model_warmup": [],
     }

@@ -1,9 +1,10 @@
 """What /metrics says: snapshots of the core's counters, rendered by prometheus_client through a custom
-collector. Nothing is counted here. A label is a model, a version or a word of ours, never client text."""
+collector. Nothing is counted here. A label is a model, a version, a word of ours or a tag of the model's
+configuration, never client text."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import ProcessCollector, generate_latest
@@ -15,6 +16,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from servolley.observe.mirror_metrics import MirrorSnapshot, mirror_families
 from servolley.observe.traffic_metrics import TrafficSnapshot, traffic_families
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ class ServableSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that one scrape shows."""
+    """Everything that one scrape shows. tags: model -> labels of its metrics, before they get their "_".
+    refused: calls that change the server, by why they were refused. mirror: of a remote repository."""
 
     server_version: str
     runtime_version: str
@@ -85,6 +88,9 @@ class Snapshot:
     shared_memory: "SharedMemoryUsage"
     gpus: Sequence["GpuInUse"] = ()
     traffic: Sequence[TrafficSnapshot] = ()
+    tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    mirror: MirrorSnapshot | None = None
 
 
 class CoreCollector(Collector):
@@ -92,8 +98,24 @@ class CoreCollector(Collector):
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._tags = {
+            model: {f"_{name}": value for name, value in tags.items()}
+            for model, tags in snapshot.tags.items()
+            if tags
+        }
 
     def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            if self._tags:
+                family.samples = [
+                    sample._replace(
+                        labels={**sample.labels, **self._tags.get(sample.labels.get("model", ""), {})}
+                    )
+                    for sample in family.samples
+                ]
+            yield family
+
+    def _families(self) -> Iterator[Metric]:
         yield from self._triton_families()
         yield self._tfs_request_count()
         yield from self._histograms()
@@ -102,6 +124,8 @@ class CoreCollector(Collector):
         yield from self._shared_memory_families()
         yield from self._front_families()
         yield from traffic_families(self._snapshot.traffic)
+        if self._snapshot.mirror is not None:
+            yield from mirror_families(self._snapshot.mirror)
         build = GaugeMetricFamily(
             "servolley_build_info", "Constant 1; versions as labels", labels=("version", "onnxruntime")
         )
@@ -264,6 +288,14 @@ class CoreCollector(Collector):
         for status, count in sorted(front["responses"].items()):
             responses.add_metric((str(status),), count)
         yield responses
+        refused = CounterMetricFamily(
+            "servolley_admin_refused",
+            "Refused calls that would change the server, by why",
+            labels=("reason",),
+        )
+        for reason, count in self._snapshot.refused.items():
+            refused.add_metric((reason,), count)
+        yield refused
 
 
 def cumulative_buckets(histogram: "Histogram", divisor: float) -> list[tuple[str, float]]:

@@ -25,10 +25,12 @@ class Content:
 def content_of(model: "ModelOnDisk", version: int) -> Content:
     runtime = msgspec.structs.asdict(model.config.runtime)
     serving = tuple(runtime.pop(key) for key in _NOT_THE_WEIGHTS)
+    files = model.config.filename_by_compute_capability
+    tensors = model.config.inputs, model.config.outputs
     labels = (model.config.class_labels, model.label_stamp) if model.config.class_labels else None
     return Content(
-        (model.versions.get(version), model.stamps.get(version), runtime),
-        (model.config.batching, serving, labels),
+        (model.versions.get(version), model.stamps.get(version), runtime, files),
+        (model.config.batching, serving, labels, tensors),
     )
 
 

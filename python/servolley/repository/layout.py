@@ -332,6 +332,16 @@ def read_class_labels(model: ModelOnDisk) -> dict[str, list[str]]:
     return labels
 
 
+def files_by_compute_capability(model: ModelOnDisk, file: Path) -> dict[str, str]:
+    """Where the files of a version lie that GPUs of some kinds need instead of ``file``."""
+    in_folder = file.parent.name == model.config.filename  # with its external data
+    version = file.parent.parent if in_folder else file.parent
+    return {
+        capability: str(_model_file(version, name) or version / name)
+        for capability, name in model.config.filename_by_compute_capability.items()
+    }
+
+
 def _is_model_directory(path: Path) -> bool:
     """Raises OSError."""
     return any((path / file).is_file() for file in (CONFIG_FILE, TRITON_CONFIG_FILE)) or any(

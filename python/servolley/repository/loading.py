@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from servolley._core import CoreError, Servable, Shadow
 from servolley.config.model import servable_options
 from servolley.config.strict import ConfigError
-from servolley.repository.layout import ModelOnDisk, read_class_labels
+from servolley.repository.layout import ModelOnDisk, files_by_compute_capability, read_class_labels
 from servolley.repository.records import Failure, VersionRecord
 from servolley.repository.unloading import Unloading
 from servolley.status import Code, StatusError
@@ -72,6 +72,7 @@ class Loading:
 
         def work() -> Servable:
             options = servable_options(found.config, read_class_labels(found))
+            options["files_by_compute_capability"] = files_by_compute_capability(found, life.path)
             if over is not None:
                 return self._engine.reconfigure(over, options)
             servable = self._engine.load(found.name, life.version, str(life.path), options)

@@ -36,6 +36,9 @@ TEST_CASE("the first GPU in use pins the host pool; each has a pool of its own")
     const auto devices = machine.gpus.devices();
     REQUIRE(devices);
     CHECK(devices->size() == 2);
+    const auto all = machine.gpus.all();
+    REQUIRE(all);
+    CHECK(*all == std::vector<DeviceId>{{DeviceKind::kCuda, 0}, {DeviceKind::kCuda, 1}});
     // Looking is not using.
     CHECK(machine.gpus.in_use().empty());
     CHECK(standin.alive("contexts") == 0);
@@ -62,6 +65,26 @@ TEST_CASE("the first GPU in use pins the host pool; each has a pool of its own")
   CHECK(standin.alive("device_bytes") == 0);
   CHECK(standin.alive("host_bytes") == 0);
   CHECK(standin.misuse() == "");
+}
+
+TEST_CASE("files by compute capability") {
+  const auto of = [](int major, int minor) {
+    cuda::DeviceInfo info;
+    info.compute_major = major;
+    info.compute_minor = minor;
+    return info;
+  };
+  const std::map<std::string, std::string> files = {{"8.6", "ampere"}, {"9.0", "hopper"}};
+  const auto file = [&](std::vector<cuda::DeviceInfo> gpus) {
+    const auto found = engine::file_for(gpus, files, "any");
+    return found ? *found : found.error().message();
+  };
+  CHECK(file({}) == "any");
+  CHECK(file({of(9, 0)}) == "hopper");
+  CHECK(file({of(7, 5), of(8, 9)}) == "any");
+  CHECK(file({of(8, 6), of(8, 6)}) == "ampere");
+  CHECK(file({of(8, 6), of(7, 5)}) ==
+        "one model runs on GPUs that have different files: 'ampere' and 'any'");
 }
 
 TEST_CASE("a ceiling of our own holds on each GPU") {

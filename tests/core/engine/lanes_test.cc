@@ -295,6 +295,12 @@ TEST_CASE("every lane is warmed up with every size, from the largest down, befor
   serve_on(engine, {&preferring}, options, "preferring");
   CHECK(preferring.await_launches(6) == Rows{6, 6, 3, 3, 1, 1});
 
+  // Sizes for graphs stand in their place; one above the limit is none.
+  FakeDevice recording(engine.pool(), doubling(engine.pool()));
+  options.graph_rows = {8, 2};
+  serve_on(engine, {&recording}, options, "recording");
+  CHECK(recording.await_launches(6) == Rows{6, 6, 2, 2, 1, 1});
+
   // A device that is broken by then is found when the model is loaded.
   FakeDevice broken(engine.pool(), doubling(engine.pool()));
   broken.fail_for_good();

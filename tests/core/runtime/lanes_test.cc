@@ -297,12 +297,16 @@ TEST_CASE("the options of the providers, and memory that comes back") {
   {
     OrtOptions options = gpus.options();
     options.gpu_memory_bytes = 1 << 30;
+    options.cuda_options = {{"cudnn_conv_use_max_workspace", "0"},
+                            {"arena_extend_strategy", "kNextPowerOfTwo"}};
     auto runner = gpus.load("tiny", options);
     auto& cuda = gpus.table().cuda_options;
     CHECK(cuda["device_id"] == "0");
     CHECK(cuda["has_user_compute_stream"] == "1");
     CHECK(cuda["cudnn_conv_algo_search"] == "HEURISTIC");
     CHECK(cuda["gpu_mem_limit"] == std::to_string(1 << 30));
+    CHECK(cuda["cudnn_conv_use_max_workspace"] == "0");
+    CHECK(cuda["arena_extend_strategy"] == "kNextPowerOfTwo");  // in the place of our default
     CHECK_FALSE(cuda.contains("enable_cuda_graph"));
     CHECK(gpus.table().appended == std::vector<std::string>{"cuda"});
     auto lanes = Gpus::lanes(*runner, 2);

@@ -58,6 +58,73 @@ TEST_CASE("a sent shape must fit the declared one") {
   CHECK(signature.check_input(0, {1, 15}, "m").message().find("[1,...]") == std::string::npos);
 }
 
+TEST_CASE("a declared tensor narrows the model's, or names what differs") {
+  using enum BatchDimension;
+  const struct {
+    Shape model;
+    Shape declared;
+    BatchDimension batch;
+    const char* narrowed;  // nullptr: refused
+  } cases[] = {
+      {{-1, 4}, {-1, 4}, kDeclared, "[-1,4]"},
+      {{-1, -1}, {2, 4}, kDeclared, "[2,4]"},
+      {{-1, 4}, {-1, 5}, kDeclared, nullptr},
+      {{-1, 4}, {-1, -1}, kDeclared, nullptr},
+      {{-1, 4}, {4}, kDeclared, nullptr},
+      {{}, {1}, kDeclared, "[]"},
+      {{}, {2}, kDeclared, nullptr},
+      {{-1, -1}, {4}, kImplied, "[-1,4]"},
+      {{-1, 4}, {-1, 4}, kImplied, nullptr},
+      {{2, 4}, {4}, kImplied, nullptr},
+      {{-1}, {}, kImplied, "[-1]"},
+      {{-1, -1}, {4}, kEither, "[-1,4]"},
+      {{-1, -1}, {-1, 4}, kEither, "[-1,4]"},
+      {{-1, -1}, {3, 4}, kEither, "[3,4]"},
+      {{-1, 4}, {}, kEither, nullptr},
+  };
+  for (const auto& c : cases) {
+    CAPTURE(c.model.to_string());
+    CAPTURE(c.declared.to_string());
+    for (const bool input : {true, false}) {
+      Signature signature;
+      signature.inputs = {spec("t", c.model)};
+      signature.outputs = {spec("t", c.model)};
+      const DeclaredTensor declared[] = {{"t", DType::kFp32, c.declared}};
+      const std::span<const DeclaredTensor> none;
+      const Status status = input ? signature.narrow(declared, none, c.batch)
+                                  : signature.narrow(none, declared, c.batch);
+      const TensorSpec& out = input ? signature.inputs[0] : signature.outputs[0];
+      REQUIRE(status.ok() == (c.narrowed != nullptr));
+      if (c.narrowed) CHECK(out.shape.to_string() == c.narrowed);
+    }
+  }
+}
+
+TEST_CASE("what is declared and what there is") {
+  const auto narrowed = [](std::vector<DeclaredTensor> inputs,
+                           std::vector<DeclaredTensor> outputs = {}) {
+    Signature signature;
+    signature.inputs = {spec("a", {-1, 4}), without_rank("b")};
+    signature.outputs = {spec("y", {-1}), spec("z", {-1})};
+    const Status status = signature.narrow(inputs, outputs, BatchDimension::kImplied);
+    if (!status.ok()) CHECK(status.code() == Code::kInvalidArgument);
+    return status.ok() ? signature.inputs[1].shape.to_string() : status.message();
+  };
+  const DeclaredTensor a{"a", {}, {}};
+  CHECK(narrowed({a, {"b", {}, {}}}, {{"z", DType::kFp32, {}}}) == "[]");
+  CHECK(narrowed({a, {"b", {}, Shape{7}}}) == "[-1,7]");
+  CHECK(narrowed({a, {"b", DType::kInt64, {}}}) ==
+        "the configuration says that input 'b' has the datatype INT64, but the model has FP32");
+  CHECK(narrowed({{"a", {}, Shape{5}}, {"b", {}, {}}}) ==
+        "the configuration says that input 'a' has the shape [5], with the batch dimension "
+        "[-1,5], but the model has [-1,4]");
+  CHECK(narrowed({a}) == "the model has an input 'b' that the configuration does not name");
+  CHECK(narrowed({a, {"c", {}, {}}}) ==
+        "the configuration names an input 'c', but the model has 'a', 'b'");
+  CHECK(narrowed({}, {{"x", {}, {}}}) ==
+        "the configuration names an output 'x', but the model has 'y', 'z'");
+}
+
 TEST_CASE("which signatures may be batched") {
   const struct {
     const char* why;
