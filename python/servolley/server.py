@@ -235,15 +235,23 @@ class Server:
         return WarmUp(self._engine, built_messages, repository.warmup_iterations)
 
     def _entrances(self) -> Entrances:
-        metrics = MetricsRoutes(self._engine, self._manager, _core.__version__, self._sources.metrics_path)
         everything, only_metrics = Router(), Router()
+        entrances = Entrances(self._settings, self._driver, everything, only_metrics, self._grpc.find)
+        metrics = MetricsRoutes(
+            self._engine,
+            self._manager,
+            _core.__version__,
+            self._sources.metrics_path,
+            entrances.refusals.by_word,
+            None if self._remote is None else self._remote.stats,
+        )
         OipRoutes(self._context).register(everything)
         LabelRoutes(self._context).register(everything)
         TfsRoutes(self._context).register(everything)
         TrafficRoutes(self._context, self._traffic).register(everything)
         for router in (everything, only_metrics):
             metrics.register(router)
-        return Entrances(self._settings, self._driver, everything, only_metrics, self._grpc.find)
+        return entrances
 
     def _read_token(self) -> AdminToken | None:
         """Raises AdminError."""

@@ -131,6 +131,9 @@ def test_on_loopback_nobody_needs_a_key(serve: ServerFactory, root: Path) -> Non
     page = server.post(LOAD, headers={"Origin": "http://evil.example"})
     assert page.status == 403
     assert "Origin" in page.error
+    figures = server.get("/metrics").body.decode()
+    for reason, count in {"from_a_page": 1, "reachable": 0, "no_token": 0}.items():
+        assert f'servolley_admin_refused_total{{reason="{reason}"}} {float(count)}\n' in figures
 
 
 def test_where_others_can_reach_it_nobody_is_heard(root: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from servolley.config.addresses import TcpAddress, UnixAddress, parse_address
-from servolley.front.gate import CLOSED, Access, AdminError, AdminToken, Gate, Gates
+from servolley.front.gate import CLOSED, Access, AdminError, AdminToken, Gate, Gates, Refusal, Refusals
 from servolley.status import Code, StatusError
 from unit.grpc_front import MODELS, OIP, GrpcFront
 from unit.routes_front import Front
@@ -108,6 +108,35 @@ def test_pages_in_a_browser_are_not_heard_without_a_token(token: AdminToken) -> 
     assert admits(Gate(), Access.INSIGHT, ("origin", "null"))
 
 
+def test_refusals_are_counted_by_why(token: AdminToken) -> None:
+    refusals = Refusals()
+    assert refusals.by_word() == dict.fromkeys(
+        ("from_a_page", "reachable", "elsewhere", "no_token", "wrong_token"), 0
+    )
+    open_gates, with_token = Gates(refusals=refusals), Gates(token, refusals=refusals)
+    page, wrong = ("origin", "https://page"), ("authorization", "Bearer wrong-wrong-wrong")
+    for gate, headers in (
+        (open_gates.everyday(local=True), [page]),
+        (open_gates.everyday(local=False), []),
+        (Gates(own_address=True, refusals=refusals).everyday(local=True), []),
+        (with_token.everyday(local=False), []),
+        (with_token.everyday(local=True), [wrong]),
+        (with_token.own(local=True), [RIGHT, RIGHT]),
+    ):
+        assert not admits(gate, Access.ADMIN, *headers)
+    for gate, headers in ((open_gates.everyday(local=True), []), (with_token.everyday(local=True), [RIGHT])):
+        assert admits(gate, Access.ADMIN, *headers)
+        assert admits(gate, Access.OPEN)
+    assert refusals.by_word() == {
+        "from_a_page": 1,
+        "reachable": 1,
+        "elsewhere": 1,
+        "no_token": 1,
+        "wrong_token": 2,
+    }
+    assert sum(CLOSED.refusals.by_word().values()) == 0  # servers do not count for each other
+
+
 @pytest.mark.parametrize(
     "text", ["", "\n", "short", "two words two words", "s3cret-s3cret-s3cret-\u00e9", "x" * 2000]
 )
@@ -185,10 +214,10 @@ async def test_grpc_methods_that_change_the_server(descriptors: bytes, token: Ad
     # Where there is a token it is asked for, and what only asks for settings is for everybody elsewhere.
     front.calls._gate = Gate(token=token, guards_insight=True)
     assert (await front.call(OIP + "RepositoryIndex", {}))[0] == 7
-    front.calls._gate = Gate(refusal="no")
+    front.calls._gate = Gate(refusal=Refusal.REACHABLE)
     assert not isinstance(await front.call(OIP + "LogSettings", {}), tuple)
     change = {"settings": {"log_info": {"bool_param": False}}}
-    assert await front.call(OIP + "LogSettings", change) == (7, "no")
+    assert await front.call(OIP + "LogSettings", change) == (7, Refusal.REACHABLE.text)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from servolley.mirror import process as process_module
 from servolley.mirror.messages import Answer, Job
 from servolley.mirror.names import MirrorError
 from servolley.mirror.process import MirrorProcess
-from servolley.mirror.repository import RemoteControl, RemoteRepository
+from servolley.mirror.repository import MirrorStats, RemoteControl, RemoteRepository
 from servolley.repository.layout import RepositoryError
 from servolley.status import Code, StatusError
 
@@ -71,6 +72,20 @@ async def test_the_whole_way(job: Job, tmp_path: Path) -> None:
         assert (await process.sync()).changed
         both = await asyncio.gather(process.sync(), process.names())  # in turn
         assert both[1] == ["m"]
+
+
+async def test_bytes_that_came_are_told_once(job: Job) -> None:
+    async with running(job) as process:
+        await process.sync()
+        assert (process.came, process.restarts) == (3, 0)
+        await process.sync()
+        assert process.came == 3
+        assert process._process is not None
+        process._process.kill()
+        with pytest.raises(MirrorError):
+            await process.sync()
+        await process.sync()
+        assert (process.came, process.restarts) == (3, 1)
 
 
 async def test_what_cannot_be_opened(job: Job) -> None:
@@ -182,6 +197,7 @@ class Process:
     def __init__(self, *answers: Answer | Exception) -> None:
         self.answers = list(answers)
         self.asked: list[list[str] | None] = []
+        self.came = self.restarts = 0
 
     async def sync(self, models: list[str] | None = None) -> Answer:
         self.asked.append(models)
@@ -260,6 +276,30 @@ async def test_looking_now_and_then(
     assert changes == [1, 8]
     assert caplog.text.count("it is gone: what is loaded keeps serving") == 1
     assert caplog.text.count("m: odd") == 1
+
+
+async def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, process = remote(
+        tmp_path,
+        *(MirrorError("gone"), Answer(changed=True, problems={"m": "odd", "n": "odd"}), Answer(), Answer()),
+    )
+    monkeypatch.setattr(time, "time", lambda: 12.5)
+    assert made.stats() == MirrorStats()
+    with pytest.raises(RepositoryError):
+        await made.first(None)
+    assert made.stats() == MirrorStats(syncs={"changed": 0, "unchanged": 0, "failed": 1})
+    await made.first(None)
+    process.came, process.restarts = 7, 2
+    await made.look_for("other")  # says nothing of the problems with the others
+    assert made.stats() == MirrorStats(
+        syncs={"changed": 1, "unchanged": 1, "failed": 1},
+        last_success_s=12.5,
+        problems=2,
+        bytes=7,
+        restarts=2,
+    )
+    await made.first(None)
+    assert made.stats().problems == 0
 
 
 async def test_many_loads_are_one_look_or_two(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from servolley.config.model import ModelConfig, Versions
 from servolley.config.traffic import Canary, Shadow
-from servolley.front.gate import Gate
+from servolley.front.gate import Gate, Refusal
 from servolley.repository.layout import ModelOnDisk
 from unit import fake_core
 from unit.routes_front import Front
@@ -92,10 +92,10 @@ async def test_what_cannot_be_asked(body: Any) -> None:
 
 async def test_only_administrators_change_it() -> None:
     f = await front(canary=Canary())
-    f.gate = Gate(refusal="not here")
+    f.gate = Gate(refusal=Refusal.ELSEWHERE)
     status, text = await f.error("POST", PATH, {"action": "promote"})
-    assert (status, text) == (403, "not here")
+    assert (status, text) == (403, Refusal.ELSEWHERE.text)
     assert f.engine.splits["m"] == {1: 90, 2: 10}
     assert (await f.get(PATH))["canary"]["state"] == "judging"
-    f.gate = Gate(refusal="not here", guards_insight=True)
+    f.gate = Gate(refusal=Refusal.ELSEWHERE, guards_insight=True)
     assert (await f.error("GET", PATH))[0] == 403

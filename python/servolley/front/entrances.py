@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from servolley.config.addresses import UnixAddress, parse_address
 from servolley.front import listeners
 from servolley.front.door import Door
-from servolley.front.gate import AdminError, Gates
+from servolley.front.gate import AdminError, Gates, Refusals
 from servolley.front.grpc.services import no_services
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ _log = logging.getLogger(__name__)
 
 
 class Entrances:
-    """``router`` and ``find`` answer at every address but the metrics port, which has ``only_metrics``."""
+    """``router`` and ``find`` answer at every address but the metrics port, which has ``only_metrics``.
+    ``refusals``: of calls that change the server."""
 
     def __init__(
         self,
@@ -38,13 +39,14 @@ class Entrances:
         self._router = router
         self._only_metrics = only_metrics
         self._find = find
+        self.refusals = Refusals()
         self._tls: TlsDoor | None = None
         self._listeners: list[listeners.Listener] = []
 
     async def open(self, tls: "TlsDoor | None", token: "AdminToken | None") -> None:
         """Raises OSError, and AdminError for an admin address that would take no calls."""
         self._tls = tls
-        http, gates = self._http, Gates(token, own_address=self._admin.listen is not None)
+        http, gates = self._http, Gates(token, self._admin.listen is not None, self.refusals)
         main = await self._listen(Door(self._driver, self._router, self._find, gates.everyday), http.port)
         if http.port == 0 and not _log.isEnabledFor(logging.INFO):
             print(main.address, flush=True)  # whoever left the choice to us must learn it

@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -18,17 +18,6 @@ Headers = Iterable[tuple[str, str]]
 _LARGEST_TOKEN_FILE_BYTES = 4096
 _TOKEN = re.compile(r"[!-~]{16,1024}", re.ASCII)
 _SCHEME = re.compile(r"bearer +", re.ASCII | re.IGNORECASE)
-
-_FROM_A_PAGE = (
-    "admin calls from web pages are not taken: this one has an Origin header, and the server no admin token"
-)
-_REACHABLE = (
-    "admin calls are off at this address, because others can reach it: start the server with "
-    "--admin-token-file FILE, or with --admin-listen 127.0.0.1:PORT"
-)
-_ELSEWHERE = "admin calls are not taken at this address: the server has another for them (--admin-listen)"
-_NO_TOKEN = "admin calls need the admin token, as 'Authorization: Bearer TOKEN'"  # noqa: S105
-_WRONG_TOKEN = "this is not the admin token"  # noqa: S105
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +32,44 @@ class Access(Enum):
     OPEN = "open"
     INSIGHT = "insight"
     ADMIN = "admin"
+
+
+class Refusal(Enum):
+    """Why a call was refused: a word for the metrics, and the text for the client."""
+
+    FROM_A_PAGE = (
+        "from_a_page",
+        "admin calls from web pages are not taken: this one has an Origin header, and the server no admin "
+        "token",
+    )
+    REACHABLE = (
+        "reachable",
+        "admin calls are off at this address, because others can reach it: start the server with "
+        "--admin-token-file FILE, or with --admin-listen 127.0.0.1:PORT",
+    )
+    ELSEWHERE = (
+        "elsewhere",
+        "admin calls are not taken at this address: the server has another for them (--admin-listen)",
+    )
+    NO_TOKEN = ("no_token", "admin calls need the admin token, as 'Authorization: Bearer TOKEN'")
+    WRONG_TOKEN = ("wrong_token", "this is not the admin token")
+
+    def __init__(self, word: str, text: str) -> None:
+        self.word = word
+        self.text = text
+
+
+class Refusals:
+    """How many calls were refused since the start, by why."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(Refusal, 0)
+
+    def count(self, why: Refusal) -> None:
+        self._counts[why] += 1
+
+    def by_word(self) -> dict[str, int]:
+        return {why.word: count for why, count in self._counts.items()}
 
 
 class AdminError(Exception):
@@ -66,62 +93,71 @@ class AdminToken:
         else:
             _log.info("the admin token was read again")
 
-    def check(self, headers: Headers) -> None:
-        """Exactly one Authorization header, with the token. Raises StatusError."""
+    def refusal(self, headers: Headers) -> Refusal | None:
+        """Why these headers are not enough: there is to be exactly one Authorization, with the token."""
         values = [value for name, value in headers if name == "authorization"]
         if not values:
-            raise permission_denied(_NO_TOKEN)
+            return Refusal.NO_TOKEN
         scheme = _SCHEME.match(values[0])
         given = values[0][scheme.end() :] if scheme is not None else ""
         if not hmac.compare_digest(_digest(given), self._digest) or len(values) != 1:
-            raise permission_denied(_WRONG_TOKEN)
+            return Refusal.WRONG_TOKEN
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     """One listener's. refusal: why nobody may do anything here. guards_insight: whether INSIGHT is as
-    ADMIN."""
+    ADMIN. refusals: where they are counted."""
 
-    refusal: str | None = None
+    refusal: Refusal | None = None
     token: AdminToken | None = None
     guards_insight: bool = False
+    refusals: Refusals = field(default_factory=Refusals, compare=False)
 
     def check(self, access: Access, headers: Headers) -> None:
         """``headers``: names in lower case. Raises StatusError PERMISSION_DENIED."""
         if access is Access.OPEN or (access is Access.INSIGHT and not self.guards_insight):
             return
+        why = self._why_not(headers)
+        if why is not None:
+            self.refusals.count(why)
+            raise permission_denied(why.text)
+
+    def _why_not(self, headers: Headers) -> Refusal | None:
         if self.refusal is not None:
-            raise permission_denied(self.refusal)
+            return self.refusal
         if self.token is not None:
-            self.token.check(headers)
-        elif any(name == "origin" for name, _ in headers):
-            # Without a token any page in a browser on this machine could call.
-            raise permission_denied(_FROM_A_PAGE)
+            return self.token.refusal(headers)
+        # Without a token any page in a browser on this machine could call.
+        return Refusal.FROM_A_PAGE if any(name == "origin" for name, _ in headers) else None
 
 
 #: What has been given no gate takes no admin calls.
-CLOSED = Gate(refusal=_ELSEWHERE, guards_insight=True)
+CLOSED = Gate(refusal=Refusal.ELSEWHERE, guards_insight=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Gates:
-    """One server's. own_address: whether admin calls have a listener of their own."""
+    """One server's. own_address: whether admin calls have a listener of their own. refusals: of all of
+    them."""
 
     token: AdminToken | None = None
     own_address: bool = False
+    refusals: Refusals = field(default_factory=Refusals, compare=False)
 
     def everyday(self, local: bool) -> Gate:
         """``local``: only this machine reaches the listener: a loopback address or a UNIX socket."""
         if self.own_address:
-            return CLOSED
+            return replace(CLOSED, refusals=self.refusals)
         return self._gate(local)
 
     def own(self, local: bool) -> Gate:
         return self._gate(local)
 
     def _gate(self, local: bool) -> Gate:
-        refusal = None if local or self.token is not None else _REACHABLE
-        return Gate(refusal, self.token, guards_insight=self.token is not None)
+        refusal = None if local or self.token is not None else Refusal.REACHABLE
+        return Gate(refusal, self.token, self.token is not None, self.refusals)
 
 
 def _digest(token: str) -> bytes:

@@ -74,11 +74,12 @@ def _mirror(job: Job, voice: _Voice) -> Mirror:
 
 def _work(mirror: Mirror, ask: Ask, voice: _Voice) -> None:
     try:
-        voice.say(_answer(mirror, ask))
+        answer = _answer(mirror, ask)
     except MirrorError as error:
-        voice.say(Answer(number=ask.number, error=str(error)))
+        answer = Answer(number=ask.number, error=str(error))
     except Exception as error:
-        voice.say(Answer(number=ask.number, error=said(error)))
+        answer = Answer(number=ask.number, error=said(error))
+    voice.say(msgspec.structs.replace(answer, came=mirror.take_came()))
 
 
 def _answer(mirror: Mirror, ask: Ask) -> Answer:

@@ -35,6 +35,14 @@ class Downloads:
     def __init__(self, threads: int, progress: Progress) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._progress = progress
+        self._came = 0
+        self._lock = threading.Lock()
+
+    def take_came(self) -> int:
+        """Bytes that have come since this was asked last, also in vain."""
+        with self._lock:
+            came, self._came = self._came, 0
+        return came
 
     def fetch(self, listing: Listing, files: Files, folder: Path, budget: Budget) -> dict[str, Written]:
         """All of them into ``folder``. Raises MirrorError or OSError when the first one fails; those that
@@ -79,6 +87,8 @@ class Downloads:
                     if stopped():
                         raise MirrorError("given up")
                     size += len(chunk)
+                    with self._lock:
+                        self._came += len(chunk)
                     if file.size is None:
                         budget.take(len(chunk))
                     elif size > file.size:

@@ -27,11 +27,12 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """number: of what was asked; 0: something is still going on. error: nothing came of it. See
-    mirror.Outcome."""
+    """number: of what was asked; 0: something is still going on. error: nothing came of it. came: bytes from
+    the remote side. See mirror.Outcome."""
 
     number: int = 0
     error: str | None = None
+    came: int = 0
     names: list[str] = []
     changed: bool = False
     unsettled: bool = False

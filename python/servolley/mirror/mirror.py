@@ -87,6 +87,10 @@ class Mirror:
     def close(self) -> None:
         self._downloads.close()
 
+    def take_came(self) -> int:
+        """Bytes that have come from the remote side since this was asked last."""
+        return self._downloads.take_came()
+
     def verify(self) -> list[str]:
         """Once: takes away what is not as it was written. Returns its names."""
         if self._verified:

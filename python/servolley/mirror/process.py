@@ -35,6 +35,14 @@ class MirrorProcess:
         self._turn = asyncio.Lock()
         self._number = 0
         self._closed = False
+        self._starts = 0
+        #: Bytes that have come from the remote side.
+        self.came = 0
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started anew."""
+        return max(0, self._starts - 1)
 
     async def sync(self, models: list[str] | None = None) -> Answer:
         """Raises MirrorError: nothing could be seen, or the process ended."""
@@ -81,6 +89,7 @@ class MirrorProcess:
             except asyncio.CancelledError:
                 await asyncio.shield(self._give_up())
                 raise
+        self.came += answer.came
         if answer.error is not None:
             raise MirrorError(answer.error)
         return answer
@@ -111,6 +120,7 @@ class MirrorProcess:
             start_new_session=True,
         )
         self._process = process
+        self._starts += 1
         self._stderr = asyncio.create_task(_log_lines(process))
         assert process.stdin is not None
         process.stdin.write(_line(self._job))

@@ -4,7 +4,9 @@ first."""
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,21 @@ from servolley.status import Code, StatusError
 _AGAIN_S = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class MirrorStats:
+    """syncs: looks at the remote repository by what came of them. last_success_s: when the last one ended
+    that could see it, in seconds of the epoch; 0: none has. problems: models of which something could not be
+    done at the last look at all. bytes: that have come. restarts: of the mirror's process."""
+
+    syncs: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("changed", "unchanged", "failed"), 0)
+    )
+    last_success_s: float = 0.0
+    problems: int = 0
+    bytes: int = 0
+    restarts: int = 0
 
 
 class RemoteRepository:
@@ -50,6 +67,7 @@ class RemoteRepository:
                 options=settings.options,
             )
         )
+        self._stats = MirrorStats()
         self._said: set[str] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()
@@ -61,7 +79,7 @@ class RemoteRepository:
             "copying the repository", extra={"fields": {"from": shown(self._url), "to": str(self.folder)}}
         )
         try:
-            self._tell(await self._process.sync(models))
+            self._tell(await self._sync(models))
         except MirrorError as error:
             if not self._holds_models():
                 raise RepositoryError(str(error)) from error
@@ -74,7 +92,7 @@ class RemoteRepository:
         while True:
             await asyncio.sleep(wait_s)
             try:
-                answer = await self._process.sync()
+                answer = await self._sync()
             except Exception as error:
                 if isinstance(error, MirrorError):
                     self._warn(f"{error}: what is loaded keeps serving")
@@ -102,10 +120,30 @@ class RemoteRepository:
     async def _look_for(self, model: str) -> None:
         async with self._turn:
             del self._waiting[model]  # whoever asks from now on may mean something newer
-            answer = await self._process.sync([model])
+            answer = await self._sync([model])
         self._tell(answer)
         if model in answer.problems:
             raise MirrorError(answer.problems[model])
+
+    async def _sync(self, models: list[str] | None = None) -> Answer:
+        """Raises MirrorError. Counted."""
+        try:
+            answer = await self._process.sync(models)
+        except MirrorError:
+            self._stats.syncs["failed"] += 1
+            raise
+        self._stats.syncs["changed" if answer.changed else "unchanged"] += 1
+        self._stats.last_success_s = time.time()
+        if models is None:
+            self._stats.problems = len(answer.problems)
+        return answer
+
+    def stats(self) -> MirrorStats:
+        """As it is now."""
+        process = self._process
+        return replace(
+            self._stats, syncs=dict(self._stats.syncs), bytes=process.came, restarts=process.restarts
+        )
 
     async def names(self) -> list[str]:
         """Raises MirrorError."""
