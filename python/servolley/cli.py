@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
-    parsed = build_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    ignored: list[str] = []
+    if given[:1] == ["serve"]:
+        from servolley.config.flags import split_flags
+
+        given, ignored = split_flags(given)
+    parsed = build_parser().parse_args(given)
     if parsed.version:
         import servolley
 
@@ -22,7 +28,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
             from servolley.huge_pages import use_huge_pages
 
             use_huge_pages()
-        return _serve(parsed)
+        return _serve(parsed, ignored)
     if parsed.command == "models":
         from servolley.client import models
 
@@ -68,7 +74,8 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add = serve.add_argument
     # Names with underscores are TensorFlow Serving's, the other second names Triton's.
-    add("--model-repository", "--model_base_path", metavar="PATH", help="the same as PATH")
+    add("--model-repository", action="append", metavar="PATH", help="the same as PATH")
+    add("--model_base_path", metavar="PATH", help="the same, where there is no --model_config_file")
     add("--model_config_file", metavar="FILE", help="TensorFlow Serving's list of models, instead of PATH")
     add(
         "--model_config_file_poll_wait_seconds",
@@ -102,6 +109,11 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         choices=("none", "low", "medium", "high"),
         help="compress gRPC answers to clients that accept it (none)",
     )
+    add(
+        "--grpc_channel_arguments",
+        metavar="KEY=VALUE,...",
+        help="TensorFlow Serving's: grpc.max_receive_message_length and grpc.so_reuseport count",
+    )
     add("--unix-socket", "--grpc_socket_path", metavar="PATH", help="listen on a UNIX socket as well")
     add("--metrics-port", type=int, metavar="PORT", help="a second port with only /metrics on it (none)")
     add(
@@ -117,6 +129,11 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--tls-cert", metavar="FILE", help="PEM certificate chain: every TCP port speaks TLS (none)")
     add("--tls-key", metavar="FILE", help="its PEM key; SIGHUP reads both again")
     add("--tls-client-ca", metavar="FILE", help="require client certificates that these CAs issued (none)")
+    add(
+        "--ssl_config_file",
+        metavar="FILE",
+        help="the same as TensorFlow Serving says it; SIGHUP reads it again",
+    )
     add("--reuse-port", "--reuse-http-port", **_switch, help="share the port with other servers")
     add("--max-connections", type=int, metavar="N", help="connections at once (10000)")
     add(
@@ -188,6 +205,12 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="how often a version that failed is tried again (5)",
     )
+    add(
+        "--load_retry_interval_micros",
+        type=int,
+        metavar="US",
+        help="before it is tried again; doubles each time (5000000)",
+    )
     add("--load-model", action="append", metavar="NAME", help="explicit mode: load at start; * = all")
     add("--exit-on-error", **_switch, help="end if a model cannot be loaded at start")
     add("--strict-readiness", **_switch, help="ready only while every model is available (true)")
@@ -209,20 +232,25 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     """Defaults, then the file, then the flags. Raises ConfigError."""
     from pathlib import Path
 
+    from servolley.config.flags import channel_arguments, check_source, served_path, with_source
     from servolley.config.settings import ServerSettings
     from servolley.config.strict import ConfigError, apply_flags, load_toml
 
-    if parsed.path and parsed.model_repository:
-        raise ConfigError("give PATH or --model-repository, not both")
+    path = served_path(parsed)
     settings = load_toml(Path(parsed.config), ServerSettings) if parsed.config else ServerSettings()
+    check_source(settings.repository.path, settings.repository.model_config_file)
     # TensorFlow Serving's --port is for gRPC; ours take either, so its clients find both where they look.
     port, grpc_port = parsed.port, parsed.grpc_port
     if parsed.rest_api_port:
         port, grpc_port = parsed.rest_api_port, grpc_port if grpc_port is not None else port
-    interval = parsed.poll_interval
+    channel, _ = channel_arguments(parsed.grpc_channel_arguments or "")
+    reuse_port = parsed.reuse_port or (
+        str(bool(channel["reuse_port"])).lower() if "reuse_port" in channel else None
+    )
+    interval, retry_interval = parsed.poll_interval, parsed.load_retry_interval_micros
     flags: dict[str, dict[str, Any]] = {
         "repository": {
-            "path": parsed.path or parsed.model_repository,
+            "path": path,
             "name": parsed.name,
             "control_mode": parsed.model_control_mode,
             "poll_interval_s": None if interval is None else max(0.0, interval),  # "-1": never, too
@@ -232,6 +260,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "enable_batching": _is_on(parsed.enable_batching),
             "load_threads": parsed.load_threads,
             "load_retries": parsed.load_retries,
+            "load_retry_interval_s": None if retry_interval is None else max(retry_interval, 1) / 1e6,
             "warmup": _is_on(parsed.enable_model_warmup),
             # 0 is TensorFlow Serving's word for once.
             "warmup_iterations": parsed.num_request_iterations_for_warmup or None,
@@ -248,13 +277,18 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "unix_socket": parsed.unix_socket,
             "metrics_port": parsed.metrics_port,
             "monitoring_config_file": parsed.monitoring_config_file,
-            "reuse_port": _is_on(parsed.reuse_port),
+            "reuse_port": _is_on(reuse_port),
             "max_connections": parsed.max_connections,
         },
         "admin": {"listen": parsed.admin_listen, "token_file": parsed.admin_token_file},
-        "tls": {"cert": parsed.tls_cert, "key": parsed.tls_key, "client_ca": parsed.tls_client_ca},
+        "tls": {
+            "cert": parsed.tls_cert,
+            "key": parsed.tls_key,
+            "client_ca": parsed.tls_client_ca,
+            "ssl_config_file": parsed.ssl_config_file,
+        },
         "limits": {
-            "max_body_size": parsed.max_body_size,
+            "max_body_size": parsed.max_body_size or channel.get("max_body_size"),
             "pool_size": parsed.pool_size,
             "drain_timeout_s": parsed.drain_timeout,
             "request_timeout_ms": parsed.rest_api_timeout_in_ms,
@@ -269,7 +303,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "log_frequency": parsed.trace_log_frequency,
         },
     }
-    settings = apply_flags(settings, flags)
+    settings = with_source(apply_flags(settings, flags), path, parsed.model_config_file)
     if settings.repository.model_config_file is not None:
         if settings.repository.control_mode == "explicit":
             raise ConfigError(
@@ -286,6 +320,8 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
         raise ConfigError("TLS needs both a certificate and its key: --tls-cert and --tls-key")
     if tls.client_ca is not None and tls.cert is None:
         raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+    if tls.ssl_config_file is not None and tls.cert is not None:
+        raise ConfigError("give --ssl_config_file or --tls-cert, not both")
     return settings
 
 
@@ -293,7 +329,19 @@ def _is_on(switch: str | None) -> bool | None:
     return None if switch is None else switch == "true"
 
 
-def _serve(parsed: argparse.Namespace) -> int:
+def _without_effect(parsed: argparse.Namespace) -> list[str]:
+    """Flags that are overruled by others, and parts of flags that are not needed here."""
+    from servolley.config.flags import channel_arguments
+
+    _, arguments = channel_arguments(parsed.grpc_channel_arguments or "")
+    overruled = (("--model_base_path", parsed.model_base_path), ("--model_name", parsed.name))
+    names = [flag for flag, value in overruled if value and parsed.model_config_file is not None]
+    return names + [f"--grpc_channel_arguments {name}" for name in arguments]
+
+
+def _serve(parsed: argparse.Namespace, ignored: "Sequence[str]" = ()) -> int:
+    import logging
+
     from servolley.config.strict import ConfigError
 
     try:
@@ -304,6 +352,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     from servolley.observe.logs import set_up_logging
 
     set_up_logging(settings.log.format, settings.log.level)
+    for flag in (*ignored, *_without_effect(parsed)):
+        logging.getLogger(__name__).warning("has no effect: %s", flag)
 
     from servolley.ort_library import RuntimeNotFoundError
     from servolley.repository.layout import RepositoryError

@@ -261,17 +261,15 @@ class Server:
     def _open_tls(self) -> "TlsDoor | None":
         """The certificates, if there are to be any."""
         tls = self._settings.tls
-        if tls.cert is None or tls.key is None:
+        if tls.cert is None and tls.ssl_config_file is None:
             return None
         # Only who wants TLS pays for it.
-        from servolley.front.tls_context import TlsError, TlsFiles
+        from servolley.front.tls_context import TlsError
         from servolley.front.tls_door import TlsDoor
+        from servolley.front.tls_settings import loader
 
-        client_ca = None if tls.client_ca is None else Path(tls.client_ca)
         try:
-            return TlsDoor(
-                self._driver, TlsFiles(Path(tls.cert), Path(tls.key), client_ca), tls.handshake_timeout_s
-            )
+            return TlsDoor(self._driver, loader(tls), tls.handshake_timeout_s)
         except TlsError as error:
             raise StartError(str(error)) from error
 

@@ -87,19 +87,22 @@ def server(shared_repository: Path) -> Iterator[Server]:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[ServerFactory]:
     """``serve(path_or_models, *flags, config="...")``: a server of one's own. A mapping is written as a model
-    repository first; ``config`` is the text of a servolley.toml; ``wait=False`` returns at once. At the end
-    every server that still runs must end well on SIGTERM."""
+    repository first, with None the settings say what is served; ``config`` is the text of a servolley.toml;
+    ``wait=False`` returns at once. At the end every server that still runs must end well on SIGTERM."""
     running: list[Server] = []
 
     def start(
-        what: Path | Mapping[str, onnx.ModelProto], *flags: str | Path, config: str = "", wait: bool = True
+        what: Path | Mapping[str, onnx.ModelProto] | None,
+        *flags: str | Path,
+        config: str = "",
+        wait: bool = True,
     ) -> Server:
         number = len(running)
-        path = what
-        if not isinstance(what, Path):
-            path = models.save_repository(tmp_path / f"models{number}", what)
-        assert isinstance(path, Path)
-        arguments: list[str | Path] = [path, *flags]
+        arguments: list[str | Path] = [*flags]
+        if isinstance(what, Path):
+            arguments.insert(0, what)
+        elif what is not None:
+            arguments.insert(0, models.save_repository(tmp_path / f"models{number}", what))
         if config:
             file = tmp_path / f"servolley{number}.toml"
             file.write_text(config)

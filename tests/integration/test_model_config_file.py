@@ -35,10 +35,8 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def started(serve: ServerFactory, tmp_path: Path, file: Path, *flags: str) -> Server:
-    config = f"[repository]\nmodel_config_file = '{file}'\n"
-    (tmp_path / "empty").mkdir()
-    return serve(tmp_path / "empty", *flags, config=config)
+def started(serve: ServerFactory, file: Path, *flags: str) -> Server:
+    return serve(None, *flags, config=f"[repository]\nmodel_config_file = '{file}'\n")
 
 
 def test_models_policies_and_labels(serve: ServerFactory, root: Path, tmp_path: Path) -> None:
@@ -46,7 +44,7 @@ def test_models_policies_and_labels(serve: ServerFactory, root: Path, tmp_path: 
     policy = "model_version_policy { specific { versions: 1 versions: 3 } } "
     labels = 'version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 3 }'
     write(file, entry(root, "m", policy + labels), entry(root, "n"))
-    server = started(serve, tmp_path, file, *FLAGS)
+    server = started(serve, file, *FLAGS)
     assert (states(server), states(server, "n")) == ({1: "AVAILABLE", 3: "AVAILABLE"}, {7: "AVAILABLE"})
     assert (constant_of(server, "m/labels/stable"), constant_of(server, "m/labels/canary")) == (1, 3)
     with Askers(server, *ALL_WAYS):

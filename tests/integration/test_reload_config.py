@@ -156,9 +156,7 @@ def test_many_at_once_during_inference(reload: Reload, server: Server, root: Pat
 def test_a_file_that_is_polled_holds_again(serve: ServerFactory, root: Path, tmp_path: Path) -> None:
     file = tmp_path / "models.config"
     write(file, entry(root, "m"))
-    polled = started(
-        serve, tmp_path, file, "--poll-interval", "0.1", "--model_config_file_poll_wait_seconds", "2"
-    )
+    polled = started(serve, file, "--poll-interval", "0.1", "--model_config_file_poll_wait_seconds", "2")
     with channel_to(polled.url) as channel:
         reloader(channel)(entry(root, "n"))
     assert states(polled, "n") == {7: "AVAILABLE"}
@@ -170,7 +168,7 @@ def test_a_file_that_is_polled_holds_again(serve: ServerFactory, root: Path, tmp
 def test_a_file_that_is_read_once_does_not(serve: ServerFactory, root: Path, tmp_path: Path) -> None:
     file = tmp_path / "models.config"
     write(file, entry(root, "m"))
-    once = started(serve, tmp_path, file, "--poll-interval", "0.05")
+    once = started(serve, file, "--poll-interval", "0.05")
     with channel_to(once.url) as channel:
         reloader(channel)(entry(root, "n"))
         wait_until(lambda: states(once) == {}, 30, "m is gone")

@@ -306,6 +306,39 @@ def test_renewed_certificates(serve_tls: TlsServerFactory, authority: Authority,
     key.write_bytes(before[1])
 
 
+def test_tensorflow_servings_ssl_config_file(repository: Path, authority: Authority, tmp_path: Path) -> None:
+    """With the text in it, as its own has to have, and client certificates."""
+    certificate, key = authority.issue("in-text")
+    file = tmp_path / "ssl.pbtxt"
+
+    def write(certificate: Path, key: Path) -> None:
+        fields = {"server_cert": certificate, "server_key": key, "custom_ca": authority.ca}
+        lines = [f"{name}: {json.dumps(path.read_text())}\n" for name, path in fields.items()]
+        file.write_text("".join(lines) + "client_verify: true\n")
+
+    write(certificate, key)
+    with Server(
+        repository, "--ssl_config_file", file, tls=authority.client_context((certificate, key))
+    ) as server:
+        server.wait_ready()
+        with TlsConnection(server) as connection:
+            assert_answers(connection)
+        with (
+            pytest.raises((ssl.SSLError, ConnectionError)),
+            TlsConnection(server, authority.client_context()) as no,
+        ):
+            no.send(GOOD).read_answer()
+        file.write_text("server_key: 1")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "the old ones stay" in server.log, 10, "the complaint")
+        write(*authority.issue("renewed-in-text"))
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "were read again" in server.log, 10, "the certificates are read again")
+        with TlsConnection(server) as connection:
+            assert_answers(connection)
+        assert server.stop() == 0, server.log
+
+
 # --- what goes through
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from servolley.cli import build_parser, main, settings_from
+from servolley.config.flags import split_flags
 from servolley.config.settings import ServerSettings
 from servolley.config.strict import ConfigError
 from servolley.front.listeners import connection_limit
@@ -79,13 +80,62 @@ def test_flags_of_a_tensorflow_serving_start_script() -> None:
     read = settings(
         *("--port=8500", "--rest_api_port=8501", "--model_name=m", "--model_base_path=/models/m"),
         *("--grpc_socket_path=/s", "--file_system_poll_wait_seconds=-1", "--rest_api_timeout_in_ms=100"),
-        *("--max_num_load_retries=3", "--num_load_threads=1"),
+        *("--max_num_load_retries=3", "--num_load_threads=1", "--load_retry_interval_micros=2500000"),
+        "--grpc_channel_arguments=grpc.max_receive_message_length=1048576,grpc.so_reuseport=1,grpc.lb=x",
+        "--ssl_config_file=/ssl",
     )
     repository = read.repository
     assert (repository.path, repository.name, repository.poll_interval_s) == ("/models/m", "m", 0)
     assert (repository.load_retries, repository.load_threads) == (3, 1)
     assert (read.http.port, read.http.grpc_port, read.http.unix_socket) == (8501, 8500, "/s")
     assert read.limits.request_timeout_ms == 100
+    assert repository.load_retry_interval_s == 2.5
+    assert (read.limits.max_body_size, read.http.reuse_port) == (1 << 20, True)
+    assert read.tls.ssl_config_file == "/ssl"
+
+
+def test_its_list_of_models_goes_before_its_base_path(tmp_path: Path) -> None:
+    """As its container's entry point gives both."""
+    read = settings("--model_name=m", "--model_base_path=/models/m", "--model_config_file=/list").repository
+    assert (read.path, read.name, read.model_config_file) == (None, None, "/list")
+    file = tmp_path / "servolley.toml"
+    file.write_text("[repository]\npath = 'models'\n")
+    read = settings("--config", str(file), "--model_config_file=/list").repository
+    assert (read.path, read.model_config_file) == (None, "/list")
+    file.write_text("[repository]\nmodel_config_file = '/list'\n")
+    read = settings("--config", str(file), "models").repository
+    assert (read.path, read.model_config_file) == ("models", None)
+    file.write_text("[repository]\nmodel_config_file = '/list'\npath = 'models'\n")
+    with pytest.raises(ConfigError, match="not both"):
+        settings("--config", str(file))
+
+
+def test_flags_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    ignored = [
+        *("--tensorflow_session_parallelism=4", "--xla_gpu_cuda_data_dir=/x", "--prefer_tflite_model"),
+        *("--enable_profiler=false", "--flush_filesystem_caches", "--saved_model_tags=serve"),
+        *("--mixed_precision=bf16", "--skip_initialize_tpu", "--platform_config_file=/p"),
+        *("--remove_unused_fields_from_bundle_metagraph=true", "--use_alts_credentials"),
+        *("--rest_api_num_threads=4", "--grpc_max_threads=4", "--per_process_gpu_memory_fraction=0.5"),
+        "--num_unload_threads=1",
+    ]
+    granted = ["--enable_grpc_healthcheck_service", "--allow_version_labels_for_unavailable_models=true"]
+    kept, names = split_flags(["serve", *ignored, "models", *granted, "--port", "0"])
+    assert kept == ["serve", "models", "--port", "0"]
+    assert names == [flag.partition("=")[0] for flag in ignored]
+    for wrong in ("--tensorflow", "--xla", "--enable_grpc_healthcheck_service=false", "--enable_profilers"):
+        assert split_flags([wrong]) == ([wrong], [])
+    # They are said where the log is, behind an absent model here; what nobody knows is refused.
+    assert main(["serve", "/absent/models", *ignored, "--grpc_channel_arguments=a=b"]) == 1
+    error = capsys.readouterr().err
+    for name in (*names, "--grpc_channel_arguments a"):
+        assert f"has no effect: {name}" in error
+    assert main(["serve", "--model_config_file=/absent/list", "--model_base_path=/m", "--model_name=m"]) == 1
+    error = capsys.readouterr().err
+    assert "has no effect: --model_base_path" in error
+    assert "has no effect: --model_name" in error
+    with pytest.raises(SystemExit):
+        main(["serve", "models", "--wheels=4"])
 
 
 def test_the_file_and_the_flags(tmp_path: Path) -> None:
@@ -107,6 +157,14 @@ def test_the_file_and_the_flags(tmp_path: Path) -> None:
     [
         ([], "give PATH"),
         (["a", "--model-repository", "b"], "not both"),
+        (["--model-repository", "a", "--model-repository", "b"], "given twice"),
+        (["a", "--model_base_path", "b"], "only one of them"),
+        (["a", "--model_config_file", "b"], "not both"),
+        (["s3://bucket/models", "--model_config_file", "b"], "not both"),
+        (["--model-repository", "a", "--model_config_file", "b"], "not both"),
+        (["a", "--grpc_channel_arguments", "x"], "'x' is not key=value"),
+        (["a", "--grpc_channel_arguments", "grpc.so_reuseport=x"], "must be a number"),
+        (["a", "--ssl_config_file", "f", "--tls-cert", "c", "--tls-key", "k"], "not both"),
         (["a", "--port", "70000"], r"'http\.port'"),
         (["a", "--max-body-size", "much"], "not a size in bytes: 'much'"),
         (["a", "--drain-timeout", "-1"], "drain_timeout_s"),

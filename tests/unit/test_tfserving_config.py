@@ -49,6 +49,7 @@ def test_what_is_read(messages: Messages) -> None:
         ("nonsense", "nonsense"),
         ('config { name: "a" }', "base_path"),
         ('config { name: "a" base_path: "/a" model_platform: "pytorch" }', "pytorch"),
+        ('config { name: "a" base_path: "s3://bucket/a" }', "base_path of model 'a' is a URL"),
         (r'config { name: "a" base_path: "/a\000b" }', "no path"),
         ('config { name: "a" base_path: "/a" } config { name: "a" base_path: "/b" }', "two models"),
         ('config { name: "a" base_path: "/a" version_labels { key: "l" value: -1 } }', "'a'"),

@@ -136,12 +136,14 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cert, key: the certificate with the chain behind it, and its key, without a passphrase.
     client_ca: clients must have a certificate that one of these issued.
     handshake_timeout_s: a client that has not finished its handshake by then is cut off.
+    ssl_config_file: instead of these TensorFlow Serving's SSLConfig, with PEM text or names of files in it.
     SIGHUP reads the files again.
     """
 
     cert: Annotated[str, Meta(min_length=1)] | None = None
     key: Annotated[str, Meta(min_length=1)] | None = None
     client_ca: Annotated[str, Meta(min_length=1)] | None = None
+    ssl_config_file: Annotated[str, Meta(min_length=1)] | None = None
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
 
 

@@ -52,6 +52,11 @@ def served_models(message: Any) -> list[ServedModel]:
             raise ConfigError(f"{MESSAGE}: model '{entry.name}' has no base_path")
         if "\0" in entry.base_path:
             raise ConfigError(f"{MESSAGE}: the base_path of model '{entry.name}' is no path")
+        if "://" in entry.base_path:
+            raise ConfigError(
+                f"{MESSAGE}: the base_path of model '{entry.name}' is a URL, and a list has folders of this "
+                "machine only: serve the URL as PATH"
+            )
         if entry.model_platform not in _PLATFORMS:
             raise ConfigError(f"{MESSAGE}: model_platform '{entry.model_platform}' is not supported")
         models[entry.name] = ServedModel(entry.name, entry.base_path, _versions(entry))

@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING
 
 from servolley.front.handshakes import Handshakes
 from servolley.front.tls import TlsConnection
-from servolley.front.tls_context import TlsError, TlsFiles, load_contexts
+from servolley.front.tls_context import TlsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from servolley.front.driver import Driver
     from servolley.front.tls import Application
+    from servolley.front.tls_context import Contexts
 
 _log = logging.getLogger(__name__)
 
 
 class TlsDoor:
-    """Raises TlsError if the files cannot be used."""
+    """``load`` reads the certificates; raises TlsError if they cannot be used."""
 
-    def __init__(self, driver: "Driver", files: TlsFiles, handshake_timeout_s: float) -> None:
+    def __init__(self, driver: "Driver", load: "Callable[[], Contexts]", handshake_timeout_s: float) -> None:
         self._loop = driver.loop
-        self._files = files
-        self._contexts = load_contexts(files)
+        self._load = load
+        self._contexts = load()
         self._handshakes = Handshakes(driver, handshake_timeout_s)
         self._reload: asyncio.Task[None] | None = None
         self._again = False
@@ -58,7 +59,7 @@ class TlsDoor:
         while True:
             self._again = False
             try:
-                self._contexts = await asyncio.to_thread(load_contexts, self._files)
+                self._contexts = await asyncio.to_thread(self._load)
             except TlsError as error:
                 _log.error("the certificates were not read again, the old ones stay: %s", error)
             else:
