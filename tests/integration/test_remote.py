@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from integration.conftest import ServerFactory
 from integration.lifecycle import (
     ALL_WAYS,
     Askers,
+    await_constant,
     await_states,
     constant_of,
     put,
@@ -28,6 +30,7 @@ from integration.lifecycle import (
     states,
 )
 from integration.server_process import Server, wait_until
+from object_stores import BUCKET, REPOSITORY, GoogleStorage, Hub, need, object_store
 
 # Looks often, and confirms soon.
 QUICK = ("--remote-poll-interval", "0.2")
@@ -45,6 +48,13 @@ def cache(tmp_path: Path) -> tuple[str, Path]:
 
 def from_url(url: str, *flags: str | Path) -> Server:
     return Server(url, *flags)
+
+
+def figure(server: Server, name: str) -> float:
+    """A sample of /metrics."""
+    page = server.get("/metrics").body.decode().splitlines()
+    (line,) = [line for line in page if line.startswith(name + " ")]
+    return float(line.split()[-1])
 
 
 def children(server: Server) -> list[int]:
@@ -124,8 +134,17 @@ def test_over_http_and_when_it_is_gone(far: Path, web: Web, cache: tuple[str, Pa
         assert constant_of(server) == 1
         put(far, "m", 2, models.plus(2))
         await_states(server, {2: "AVAILABLE"})
+        assert figure(server, 'servolley_mirror_syncs_total{result="changed"}') == 2
+        assert figure(server, "servolley_mirror_received_bytes_total") > 100
+        assert time.time() - figure(server, "servolley_mirror_last_success_timestamp_seconds") < 60
+        assert (
+            figure(server, "servolley_mirror_problems")
+            == figure(server, "servolley_mirror_restarts_total")
+            == 0
+        )
         web.gone.set()
         wait_until(lambda: "what is loaded keeps serving" in server.log, 30, "it is noticed")
+        assert figure(server, 'servolley_mirror_syncs_total{result="failed"}') >= 1
         assert constant_of(server) == 2
         assert server.get("/v2/health/ready").status == 200
         web.gone.clear()
@@ -142,6 +161,47 @@ def test_over_http_and_when_it_is_gone(far: Path, web: Web, cache: tuple[str, Pa
         put(far, "m", 4, models.plus(4))
         await_states(again, {4: "AVAILABLE"})
         assert again.stop() == 0
+
+
+@pytest.mark.parametrize("scheme", ["gs", "hf"])
+def test_an_object_store_is_followed(
+    scheme: str, far: Path, cache: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, handler, url = {
+        "gs": ("gcsfs", GoogleStorage, f"gs://{BUCKET}/models"),
+        "hf": ("huggingface_hub", Hub, f"hf://{REPOSITORY}/models"),
+    }[scheme]
+    need(library)
+    root = tmp_path / "store"
+    root.mkdir()
+    far = far.rename(root / "models")
+    with object_store(handler, root) as store:
+        monkeypatch.setenv("HF_ENDPOINT", store.url)
+        config = tmp_path / "servolley.toml"
+        if scheme == "gs":
+            config.write_text(f"[remote.options]\nendpoint_url = '{store.url}'\ntoken = 'anon'\n")
+        else:
+            config.touch()
+        with from_url(url, "--config", config, *cache, *QUICK) as server:
+            server.wait_ready()
+            assert constant_of(server) == 1
+            put(far, "m", 2, models.plus(2))
+            await_states(server, {2: "AVAILABLE"})
+            put(far, "m", 2, models.plus(5))  # as large as before
+            await_constant(server, 5)
+            store.gone.set()
+            wait_until(lambda: "what is loaded keeps serving" in server.log, 60, "it is noticed")
+            assert constant_of(server) == 5
+            store.gone.clear()
+            shutil.rmtree(far / "m" / "2")
+            await_states(server, {1: "AVAILABLE"})
+            assert server.stop() == 0
+            assert "Traceback" not in server.log
+        store.gone.set()
+        with from_url(url, "--config", config, *cache, *QUICK) as again:
+            again.wait_ready()
+            assert constant_of(again) == 1
+            assert again.stop() == 0
 
 
 def test_a_manifest(far: Path, web: Web, cache: tuple[str, Path]) -> None:

@@ -403,6 +403,10 @@ def test_what_object_stores_say_of_a_file(tmp_path: Path) -> None:
 
     assert fingerprint(ETag='"a"') != fingerprint(ETag='"b"')
     assert fingerprint(ETag='"a"', created=1) == fingerprint(ETag='"a"', created=2)
+    assert fingerprint(ETag='"a"', LastModified=1) == fingerprint(ETag='"a"', LastModified=2)
+    assert fingerprint(md5Hash="a", generation="1", updated=1) == fingerprint(
+        md5Hash="a", generation="1", updated=2
+    )
     assert fingerprint(created=1) != fingerprint(created=2)
     assert fingerprint(generation="1") != fingerprint(generation="2")
     assert fingerprint(mtime=1.5) != fingerprint(mtime=2.5)

@@ -2,6 +2,7 @@
 folders."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,14 +27,16 @@ from servolley.repository.names import parse_version, valid_model_name
 _BLOCK_BYTES = 8 << 20
 _MODEL_FILE_SUFFIX = ".onnx"
 
-# What file systems call that which changes with a content.
+# What file systems call that which changes with a content. Each group counts only where there is nothing of
+# the ones before: it changes without the content, too.
 _MARKS = (
-    *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "crc32c", "generation"),
-    *("VersionId", "version_id", "blob_id", "oid", "mtime", "ino", "LastModified", "Last-Modified"),
-    *("last_modified", "updated", "modified"),
+    (
+        *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "crc32c", "generation"),
+        *("VersionId", "version_id", "blob_id", "oid"),
+    ),
+    ("mtime", "ino", "LastModified", "Last-Modified", "last_modified", "updated", "modified"),
+    ("created",),
 )
-# Only where there is nothing better: elsewhere it changes without the content.
-_LAST_RESORT = "created"
 
 
 class RemoteFolder:
@@ -120,9 +123,9 @@ class RemoteFolder:
         size = info.get("size")
         lfs = info.get("lfs")
         sha256 = lfs.get("sha256") if isinstance(lfs, dict) else getattr(lfs, "sha256", None)
-        marks = {key: str(info[key]) for key in _MARKS if info.get(key) is not None}
-        if not marks and info.get(_LAST_RESORT) is not None:
-            marks = {_LAST_RESORT: str(info[_LAST_RESORT])}
+        marks: dict[str, str] = {}
+        for keys in _MARKS:
+            marks = marks or {key: str(info[key]) for key in keys if info.get(key) is not None}
         text = repr((size, sha256, sorted(marks.items())))
         return RemoteFile(
             entry.full,
@@ -300,6 +303,9 @@ def _checked(entry: Entry) -> str:
 
 def _file_system(scheme: str, options: dict[str, Any]) -> Any:
     """Raises MirrorError where what opens it is not installed."""
+    # gcsfs asks over gRPC first what kind of bucket it is, a minute long where that cannot be reached (an
+    # endpoint of one's own, a proxy), and needs the answer to write, or for zonal buckets.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec
 
