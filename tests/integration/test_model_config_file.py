@@ -75,7 +75,7 @@ def test_the_file_is_read_again_where_nobody_looks_at_folders(
 ) -> None:
     file = tmp_path / "models.config"
     write(file, entry(root, "m"))
-    server = started(serve, tmp_path, file, "--model_config_file_poll_wait_seconds", "0.1", *flags)
+    server = started(serve, file, "--model_config_file_poll_wait_seconds", "0.1", *flags)
     put(root, "m", 4, models.plus(4))
     write(file, entry(root, "m"), entry(root, "n"))
     await_states(server, {7: "AVAILABLE"}, "n")
