@@ -74,7 +74,12 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add = serve.add_argument
     # Names with underscores are TensorFlow Serving's, the other second names Triton's.
-    add("--model-repository", action="append", metavar="PATH", help="the same as PATH")
+    add(
+        "--model-repository",
+        action="append",
+        metavar="PATH",
+        help="the same as PATH; several are served as one",
+    )
     add("--model_base_path", metavar="PATH", help="the same, where there is no --model_config_file")
     add("--model_config_file", metavar="FILE", help="TensorFlow Serving's list of models, instead of PATH")
     add(
@@ -232,11 +237,11 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     """Defaults, then the file, then the flags. Raises ConfigError."""
     from pathlib import Path
 
-    from servolley.config.flags import channel_arguments, check_source, served_path, with_source
+    from servolley.config.flags import channel_arguments, check_source, served_paths, with_source
     from servolley.config.settings import ServerSettings
     from servolley.config.strict import ConfigError, apply_flags, load_toml
 
-    path = served_path(parsed)
+    paths = served_paths(parsed)
     settings = load_toml(Path(parsed.config), ServerSettings) if parsed.config else ServerSettings()
     check_source(settings.repository.path, settings.repository.model_config_file)
     # TensorFlow Serving's --port is for gRPC; ours take either, so its clients find both where they look.
@@ -250,7 +255,6 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
     interval, retry_interval = parsed.poll_interval, parsed.load_retry_interval_micros
     flags: dict[str, dict[str, Any]] = {
         "repository": {
-            "path": path,
             "name": parsed.name,
             "control_mode": parsed.model_control_mode,
             "poll_interval_s": None if interval is None else max(0.0, interval),  # "-1": never, too
@@ -303,7 +307,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "log_frequency": parsed.trace_log_frequency,
         },
     }
-    settings = with_source(apply_flags(settings, flags), path, parsed.model_config_file)
+    settings = with_source(apply_flags(settings, flags), paths, parsed.model_config_file)
     if settings.repository.model_config_file is not None:
         if settings.repository.control_mode == "explicit":
             raise ConfigError(

@@ -37,7 +37,7 @@ from servolley.ort_library import find_cuda_libraries, find_ort_library
 from servolley.repository.decisions import Decisions
 from servolley.repository.discovery import Poller, keep_going
 from servolley.repository.inotify import FolderWatch
-from servolley.repository.layout import RepositoryError, Scanner
+from servolley.repository.layout import RepositoryError
 from servolley.repository.manager import Manager
 from servolley.repository.model_list import ReplaceableSource
 from servolley.repository.reload import ReloadControl
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from servolley.front.tls_door import TlsDoor
     from servolley.mirror.repository import RemoteRepository
     from servolley.repository.config_file import ConfigFile
-    from servolley.repository.layout import ModelOnDisk
+    from servolley.repository.layout import ModelOnDisk, Scanner
+    from servolley.repository.several import SeveralRepositories
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class Server:
         settings: "ServerSettings",
         engine: _core.Engine,
         sources: Sources,
-        source: "Scanner | ConfigFile",
+        source: "Scanner | SeveralRepositories | ConfigFile",
         found: "Mapping[str, ModelOnDisk]",
         remote: "RemoteRepository | None" = None,
     ) -> None:
@@ -168,9 +169,10 @@ class Server:
             self._manager,
             shared_memory=SharedMemory(self._engine) if self._settings.shared_memory.allow else None,
         )
-        if self._settings.repository.control_mode == "explicit" and isinstance(self._source, Scanner):
-            from servolley.repository.explicit import ExplicitControl
+        if self._settings.repository.control_mode == "explicit":
+            from servolley.repository.explicit import ExplicitControl, Repository
 
+            assert isinstance(self._source, Repository)  # a list decides by itself: the settings say so
             limit = self._settings.repository.max_override_size
             self._context.control = ExplicitControl(self._manager, self._source, override, limit)
             if self._remote is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from servolley.config.tfserving import ServedModel
     from servolley.config.tfserving_server import BatchingDefaults
     from servolley.repository.config_file import ConfigFile
+    from servolley.repository.several import SeveralRepositories
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Sources:
         self._complete = _batching_defaults(settings.repository)
         self.metrics_path = _metrics_path(settings.http.monitoring_config_file)
 
-    def first(self) -> "Scanner | ConfigFile":
+    def first(self) -> "Scanner | SeveralRepositories | ConfigFile":
         """What the server starts with. Raises RepositoryError."""
         repository = self._repository
         if repository.model_config_file is not None:
@@ -42,7 +43,12 @@ class Sources:
             return ConfigFile(file, _tfserving_message, self.listed(()), interval_s)
         if repository.path is None:
             raise RepositoryError("no model repository given")
-        return self.repository(Path(repository.path), repository.name)
+        first = self.repository(Path(repository.path), repository.name)
+        if not repository.more_paths:
+            return first
+        from servolley.repository.several import SeveralRepositories
+
+        return SeveralRepositories([first, *(self.repository(Path(path)) for path in repository.more_paths)])
 
     def repository(self, path: Path, name: str | None = None) -> Scanner:
         return Scanner(path, name, triton_message, self._complete)

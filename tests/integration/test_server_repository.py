@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,25 @@ def test_names_with_spaces_and_letters_of_the_world(serve: ServerFactory, tmp_pa
     assert_right(server, "%E6%A8%A1%E5%9E%8B")
     assert server.get("/v2/models/%E6%A8%A1%E5%9E%8B").json()["name"] == "模型"
     assert server.metric("nv_inference_count", model="模型") == 1
+
+
+def test_several_repositories(serve: ServerFactory, tmp_path: Path) -> None:
+    for root, names in (("one", ("a", "both")), ("two", ("b", "both"))):
+        models.save_repository(tmp_path / root, {name: models.half_plus_two() for name in names})
+    flags = [flag for root in ("one", "two") for flag in ("--model-repository", tmp_path / root)]
+    server = serve(None, *flags, "--poll-interval", "0.1", wait=False)
+    server.wait_listening()
+    wait_until(lambda: any("not ready" in line for line in server.stderr), 30, "loading is over")
+    assert_right(server, "a")
+    assert_right(server, "b")
+    index = {entry["name"]: entry for entry in server.post("/v2/repository/index").json()}
+    assert (index["both"]["state"], index["both"]["reason"]) == (
+        "UNAVAILABLE",
+        "it is in more than one repository",
+    )
+    shutil.rmtree(tmp_path / "two" / "both")
+    wait_until(lambda: server.get("/v2/models/both/ready").status == 200, 30, "there is one of it")
+    explicit = serve(None, *flags, "--model-control-mode", "explicit")
+    for name in ("a", "b"):
+        assert explicit.post(f"/v2/repository/models/{name}/load").status == 200
+        assert_right(explicit, name)

@@ -110,6 +110,20 @@ def test_its_list_of_models_goes_before_its_base_path(tmp_path: Path) -> None:
         settings("--config", str(file))
 
 
+def test_several_repositories(tmp_path: Path) -> None:
+    read = settings("--model-repository=a", "--model-repository=b", "--model-repository=c").repository
+    assert (read.path, read.more_paths) == ("a", ["b", "c"])
+    file = tmp_path / "servolley.toml"
+    file.write_text("[repository]\npath = 'x'\nmore_paths = ['y']\n")
+    assert settings("--config", str(file)).repository.more_paths == ["y"]
+    read = settings("--config", str(file), "a").repository
+    assert (read.path, read.more_paths) == ("a", [])
+    assert settings("--config", str(file), "--model_config_file=/list").repository.more_paths == []
+    file.write_text("[repository]\nmore_paths = ['y']\n")
+    with pytest.raises(ConfigError, match=r"needs repository\.path"):
+        settings("--config", str(file))
+
+
 def test_flags_without_effect(capsys: pytest.CaptureFixture[str]) -> None:
     ignored = [
         *("--tensorflow_session_parallelism=4", "--xla_gpu_cuda_data_dir=/x", "--prefer_tflite_model"),
@@ -157,7 +171,11 @@ def test_the_file_and_the_flags(tmp_path: Path) -> None:
     [
         ([], "give PATH"),
         (["a", "--model-repository", "b"], "not both"),
-        (["--model-repository", "a", "--model-repository", "b"], "given twice"),
+        (["--model-repository", "a", "--model-repository", "s3://b"], "a URL is served alone"),
+        (
+            ["--model-repository", "a", "--model-repository", "b", "--model_base_path", "c"],
+            "only one of them",
+        ),
         (["a", "--model_base_path", "b"], "only one of them"),
         (["a", "--model_config_file", "b"], "not both"),
         (["s3://bucket/models", "--model_config_file", "b"], "not both"),

@@ -60,20 +60,18 @@ def channel_arguments(text: str) -> tuple[dict[str, int], list[str]]:
     return settings, ignored
 
 
-def served_path(parsed: argparse.Namespace) -> str | None:
+def served_paths(parsed: argparse.Namespace) -> list[str]:
     """What is to be served, as the flags say. Raises ConfigError."""
-    repositories: list[str] = parsed.model_repository or []
-    if len(repositories) > 1:
-        raise ConfigError("--model-repository is given twice: one server serves one repository")
-    if parsed.path and repositories:
+    paths: list[str] = parsed.model_repository or []
+    if parsed.path and paths:
         raise ConfigError("give PATH or --model-repository, not both")
-    path: str | None = parsed.path or (repositories[0] if repositories else None)
-    check_source(path, parsed.model_config_file)
+    paths = [parsed.path] if parsed.path else paths
+    check_source(paths[0] if paths else None, parsed.model_config_file)
     if parsed.model_config_file is not None:
-        return None  # as in TensorFlow Serving the file goes before --model_base_path
-    if path and parsed.model_base_path:
+        return []  # as in TensorFlow Serving the file goes before --model_base_path
+    if paths and parsed.model_base_path:
         raise ConfigError("give PATH, --model-repository or --model_base_path, only one of them")
-    return path or parsed.model_base_path
+    return paths or ([parsed.model_base_path] if parsed.model_base_path else [])
 
 
 def check_source(path: str | None, model_config_file: str | None) -> None:
@@ -82,12 +80,19 @@ def check_source(path: str | None, model_config_file: str | None) -> None:
         raise ConfigError("give a repository or a model_config_file, not both")
 
 
-def with_source(settings: ServerSettings, path: str | None, listed: str | None) -> ServerSettings:
-    """A flag that says what is served goes before what the file of settings says of it, in either way."""
-    if path is not None:
-        repository = msgspec.structs.replace(settings.repository, model_config_file=None)
+def with_source(settings: ServerSettings, paths: Sequence[str], listed: str | None) -> ServerSettings:
+    """What flags say is served, in the place of all that the file of settings says of it. Raises ConfigError:
+    several, of which one is a URL."""
+    repository = settings.repository
+    if paths:
+        repository = msgspec.structs.replace(
+            repository, path=paths[0], more_paths=list(paths[1:]), model_config_file=None
+        )
     elif listed is not None:
-        repository = msgspec.structs.replace(settings.repository, path=None, name=None)
-    else:
-        return settings
+        repository = msgspec.structs.replace(repository, path=None, more_paths=[], name=None)
+    several = [path for path in (repository.path, *repository.more_paths) if path is not None]
+    if len(several) > 1 and any("://" in path for path in several):
+        raise ConfigError("a URL is served alone, not beside other repositories")
+    if repository.more_paths and repository.path is None:
+        raise ConfigError("repository.more_paths needs repository.path")
     return msgspec.structs.replace(settings, repository=repository)

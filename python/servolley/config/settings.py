@@ -18,6 +18,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """[repository]: which models.
 
     path: a model repository, one model's directory, or a single model file; or a URL, see [remote].
+    more_paths: further ones, of this machine; a model that is in two of them cannot be loaded.
     name: the model's name, where path is one model.
     control_mode: "poll": what lies on disk is served, and looked at again every poll_interval_s (0 = never).
         "none": the same without looking again. "explicit": models are loaded and unloaded by the repository
@@ -45,6 +46,7 @@ class Repository(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     path: str | None = None
+    more_paths: list[str] = []
     name: str | None = None
     control_mode: Literal["poll", "explicit", "none"] = "poll"
     poll_interval_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0

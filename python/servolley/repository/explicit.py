@@ -4,7 +4,7 @@ which they came; one that was accepted is carried through, whether its caller st
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from servolley.config.model import ModelConfig
 from servolley.config.strict import ConfigError
@@ -24,11 +24,24 @@ ParseConfig = Callable[[str, str], ModelConfig]
 """(model's name, Triton's ModelConfig as JSON) -> ours. Raises ConfigError."""
 
 
+@runtime_checkable
+class Repository(Protocol):
+    """What is needed of a Scanner."""
+
+    def look_at(self, name: str, config: ModelConfig | None = None) -> ModelOnDisk | None: ...
+
+    def names(self) -> list[str]: ...
+
+
 class ExplicitControl:
     """``--model-control-mode explicit``."""
 
     def __init__(
-        self, manager: Manager, scanner: Scanner, parse_config: ParseConfig, files_limit_bytes: int = 4 << 30
+        self,
+        manager: Manager,
+        scanner: Repository,
+        parse_config: ParseConfig,
+        files_limit_bytes: int = 4 << 30,
     ) -> None:
         """``files_limit_bytes``: of files that came with loads, together, as long as they are needed."""
         self._manager = manager
@@ -116,7 +129,7 @@ class ExplicitControl:
             self._check_open()
             written = self._store.begin(files) if files else None
             try:
-                scanner = self._scanner
+                scanner: Repository = self._scanner
                 if written is not None:
                     await self._on_thread(write_files, written, name, files)
                     scanner = Scanner(written.root)
@@ -169,7 +182,7 @@ class ExplicitControl:
                 self._manager.withdraw(name, keep=True)
             await self._tidy(name)
 
-    async def _look_at(self, scanner: Scanner, name: str, override: ModelConfig | None) -> ModelOnDisk:
+    async def _look_at(self, scanner: Repository, name: str, override: ModelConfig | None) -> ModelOnDisk:
         try:
             found = await self._on_thread(scanner.look_at, name, override)
         except (RepositoryError, OSError):
