@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servolley.repository.evidence import Mean, evidence_of_mean, evidence_of_rate
+from servolley.repository.evidence import evidence_of_mean, evidence_of_rate
 
 
 def log_likelihood_ratio(hits: int, trials: int, rate: float) -> float:
@@ -86,23 +86,28 @@ def test_any_numbers_will_do(
         assert evidence == 0
 
 
-def test_a_mean_is_known_about_as_well_as_its_histogram() -> None:
-    values = np.random.default_rng(1).lognormal(0, 1, 10_000) * 1e6
-    bounds = [int(50_000 * 2**i) for i in range(18)]
-    counts = np.bincount(np.searchsorted(bounds, values), minlength=19).tolist()
-    mean = Mean.of(bounds, counts, float(values.sum()))
-    assert mean.value == pytest.approx(values.mean())
-    # Buckets that double hold more of the small values; the variance is rather too large than too small.
-    assert 1 < mean.variance / (values.var() / len(values)) < 1.5
+def test_a_mean_is_known_as_well_as_its_pieces_agree() -> None:
+    steady = [(200.0, 100)] * 30
+    assert evidence_of_mean(steady, steady, 1.0) == 0.0
+    assert evidence_of_mean(steady, steady, 0.5) == inf
+    random = np.random.default_rng(1)
+    pieces, others = ([(float(x), 100) for x in random.normal(200, 10, 30)] for _ in range(2))
+    apart = evidence_of_mean(pieces, others, 0.9)
+    # z is 20 over the root of two variances, 10**2 / 30 and as much again.
+    z = np.mean([x for x, _ in pieces]) - 0.9 * np.mean([x for x, _ in others])
+    z /= sqrt(2 * np.var([x for x, _ in pieces], ddof=1) / 30)
+    assert apart == pytest.approx(30 * log1p(z**2 / 60), rel=0.3)
 
 
-def test_values_above_the_last_bound_are_as_large_as_the_sum_says() -> None:
-    mean = Mean.of([10], [99, 1], 99 * 5 + 1000)
-    assert mean.variance == pytest.approx((99 * ((5 - mean.value) ** 2 + 100 / 12) + 985.05**2) / 100**2)
+def test_few_pieces_are_little_evidence() -> None:
+    one, three = [(1.0, 10), (1.1, 10)], [(3.0, 10), (3.1, 10)]
+    assert evidence_of_mean(three[:1], one, 1.0) == 0.0
+    assert evidence_of_mean(three, one[:1], 1.0) == 0.0
+    assert evidence_of_mean([*three, (0.0, 0)], one, 1.0) == evidence_of_mean(three, one, 1.0) < log(1e6)
+    assert evidence_of_mean(three * 10, one * 10, 1.0) > log(1e6)
 
 
-def test_means() -> None:
-    one, three = Mean(1.0, 0.0), Mean(3.0, 0.5)
-    assert evidence_of_mean(three, one, 2.0) == 1.0
-    assert evidence_of_mean(three, one, 3.0) == 0.0
-    assert evidence_of_mean(Mean(3.0, 0.0), one, 2.0) == inf
+def test_what_one_sample_shows_the_other_may_not_have_seen() -> None:
+    often, seldom = [(1.0, 1)] * 9900 + [(101.0, 1)] * 100, [(1.0, 1)] * 20
+    assert evidence_of_mean(often, seldom, 1.0) < 1
+    assert evidence_of_mean(often, seldom * 500, 1.0) > 10

@@ -55,7 +55,8 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         allowed besides, for this and for what follows.
     max_nonfinite_rate_increase: the same for answers that hold NaN or infinity; 1: they are not looked for.
     latency: "mean", or "p99", which is estimated from the histogram and wants a min_requests of a thousand.
-    max_latency_ratio: how many times the stable's latency the canary's may be. 0 = any.
+    max_latency_ratio: how many times the stable's latency the canary's may be; told by how it varies from
+        second to second, of which a window should have ten. 0 = any.
     promote_after_s: a canary that has been fine for so long, with min_requests in the window, gets all
         requests, unless it seems worse than is allowed just then. 0 = never by itself.
     """

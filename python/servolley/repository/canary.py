@@ -1,13 +1,14 @@
 """Whether a canary is as good as the stable version. Pure: no clock, no core, no state but a window's."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from math import log
 from typing import TYPE_CHECKING
 
-from servolley.repository.evidence import Mean, evidence_of_mean, evidence_of_rate
+from servolley.repository.evidence import evidence_of_mean, evidence_of_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,16 +129,24 @@ class Window:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._moments: deque[tuple[float, Counts, Counts]] = deque()
+        self._latest = (Counts(), Counts())
 
     def add(self, now: float, canary: Counts, stable: Counts) -> tuple[Counts, Counts]:
         """The counts ever, at ``now``, which never goes back. Returns what they are in the window."""
         moments = self._moments
+        self._latest = (canary, stable)
         if not moments or now - moments[-1][0] >= self._seconds / _MOMENTS:
             moments.append((now, canary, stable))
         while len(moments) > 1 and moments[1][0] <= now - self._seconds:
             moments.popleft()
         _, canary_then, stable_then = moments[0]
         return canary.since(canary_then), stable.since(stable_then)
+
+    def pieces(self) -> "Iterator[tuple[Counts, Counts]]":
+        """The window in short times, one after the other."""
+        ever = [*((canary, stable) for _, canary, stable in self._moments), self._latest]
+        for (canary_then, stable_then), (canary, stable) in pairwise(ever):
+            yield canary.since(canary_then), stable.since(stable_then)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +170,21 @@ class _Suspicion:
     text: str
 
 
-def judge(limits: "Canary", canary: Counts, stable: Counts, watched_s: float) -> Verdict:
-    """canary, stable: what each did in the window. watched_s: how long both have been there together.
+def judge(
+    limits: "Canary",
+    canary: Counts,
+    stable: Counts,
+    watched_s: float,
+    pieces: Iterable[tuple[Counts, Counts]] = (),
+) -> Verdict:
+    """canary, stable: what each did in the window. watched_s: how long both have been there together. pieces:
+    the same window in short times, which tell how steady latencies are; gone through only if that matters.
 
     A canary is rolled back for what goes beyond its limits by more than chance makes of two samples of this
     size, however often it is looked at: clients send nonsense to both, and a window may hold few requests of
     either. One that only seems worse is not promoted.
     """
-    suspicions = [*_suspicions(limits, canary, stable)]
+    suspicions = [*_suspicions(limits, canary, stable, pieces)]
     for suspicion in suspicions:
         if suspicion.evidence > _PROOF:
             return Verdict(Decision.ROLL_BACK, suspicion.reason, suspicion.text)
@@ -184,7 +200,9 @@ def judge(limits: "Canary", canary: Counts, stable: Counts, watched_s: float) ->
     return _KEEP
 
 
-def _suspicions(limits: "Canary", canary: Counts, stable: Counts) -> "Iterator[_Suspicion]":
+def _suspicions(
+    limits: "Canary", canary: Counts, stable: Counts, pieces: Iterable[tuple[Counts, Counts]]
+) -> "Iterator[_Suspicion]":
     rates = (
         (Reason.ERROR_RATE, "failed", canary.errors, stable.errors, limits.max_error_rate_increase),
         (
@@ -214,10 +232,12 @@ def _suspicions(limits: "Canary", canary: Counts, stable: Counts) -> "Iterator[_
             f"{of_stable} of {stable.requests} of the stable version"
         )
         yield _Suspicion(reason, evidence, text)
-    yield from _slowness(limits, canary, stable)
+    yield from _slowness(limits, canary, stable, pieces)
 
 
-def _slowness(limits: "Canary", canary: Counts, stable: Counts) -> "Iterator[_Suspicion]":
+def _slowness(
+    limits: "Canary", canary: Counts, stable: Counts, pieces: Iterable[tuple[Counts, Counts]]
+) -> "Iterator[_Suspicion]":
     ratio = limits.max_latency_ratio
     if not ratio or min(canary.successes, stable.successes) < limits.min_requests:
         return
@@ -227,21 +247,46 @@ def _slowness(limits: "Canary", canary: Counts, stable: Counts) -> "Iterator[_Su
         of_canary, of_stable = canary.mean_ns(), stable.mean_ns()
     if of_canary <= ratio * of_stable:
         return
+    canary_pieces, stable_pieces = [], []
+    for of_canary_then, of_stable_then in pieces:
+        canary_pieces.append(of_canary_then)
+        stable_pieces.append(of_stable_then)
     if limits.latency == "p99":
-        # As many of the canary's requests would be above the limit as of the stable version's above its p99.
-        evidence = evidence_of_rate(
-            above(canary.bounds_ns, canary.latencies, ratio * of_stable),
-            canary.successes,
-            above(stable.bounds_ns, stable.latencies, of_stable),
-            stable.successes,
+        evidence = _evidence_of_tail(
+            canary, canary_pieces, stable, stable_pieces, ratio * of_stable, of_stable
         )
     else:
-        evidence = evidence_of_mean(_mean(canary), _mean(stable), ratio)
+        evidence = evidence_of_mean(
+            [(piece.latency_ns, piece.successes) for piece in canary_pieces],
+            [(piece.latency_ns, piece.successes) for piece in stable_pieces],
+            ratio,
+        )
     text = (
         f"{limits.latency} latency {of_canary / 1e6:.3g} ms, {of_stable / 1e6:.3g} ms of the stable version"
     )
     yield _Suspicion(Reason.LATENCY, evidence, text)
 
 
-def _mean(counts: Counts) -> Mean:
-    return Mean.of(counts.bounds_ns, counts.latencies, counts.latency_ns)
+def _evidence_of_tail(
+    canary: Counts,
+    canary_pieces: Sequence[Counts],
+    stable: Counts,
+    stable_pieces: Sequence[Counts],
+    limit_ns: float,
+    p99_ns: float,
+) -> float:
+    """That more of the canary's requests take longer than ``limit_ns`` than of the stable version's take
+    longer than their own ``p99_ns``."""
+
+    def slow(counts: Counts, than_ns: float) -> float:
+        return above(counts.bounds_ns, counts.latencies, than_ns)
+
+    as_if_apart = evidence_of_rate(
+        slow(canary, limit_ns), canary.successes, slow(stable, p99_ns), stable.successes
+    )
+    as_they_came = evidence_of_mean(
+        [(slow(piece, limit_ns), piece.successes) for piece in canary_pieces],
+        [(slow(piece, p99_ns), piece.successes) for piece in stable_pieces],
+        1.0,
+    )
+    return min(as_if_apart, as_they_came)

@@ -9,7 +9,7 @@ sample's part. For e = log(1e6) that is 1.5e-5; summed up over binomial distribu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, log
+from math import inf, log, log1p
 
 # The interval in which the likeliest common rate lies is halved until it is so narrow, compared with the rate
 # and with what is left of 1: near it the evidence hardly changes.
@@ -58,38 +58,48 @@ def _divergence(seen: float, true: float) -> float:
     return max(value, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """Of a sample: its value, and the variance that it has by chance."""
-
-    value: float
-    variance: float
-
-    @classmethod
-    def of(cls, bounds: Sequence[int], counts: Sequence[int], total: float) -> "Mean":
-        """bounds, counts: a histogram that is not empty, whose last bucket is open. total: the sum of what is
-        in it. The buckets' values are taken to be spread evenly over them."""
-        number = sum(counts)
-        mean = total / number
-        squares = 0.0
-        rest = total
-        lower = 0
-        for bound, count in zip(bounds, counts, strict=False):
-            middle = (lower + bound) / 2
-            squares += count * ((middle - mean) ** 2 + (bound - lower) ** 2 / 12)
-            rest -= count * middle
-            lower = bound
-        beyond = counts[-1]
-        if beyond:
-            squares += beyond * (max(float(lower), rest / beyond) - mean) ** 2
-        return cls(mean, squares / number**2)
+Piece = tuple[float, int]
+"""Of a sample: the sum of the values in it, and how many there are."""
 
 
-def evidence_of_mean(mean: Mean, other: Mean, ratio: float) -> float:
-    """That ``mean`` is more than ``ratio`` times the other, as far as means are normally distributed. A few
-    values that are far off are no evidence: they widen the variance as much as they move the mean."""
-    excess = mean.value - ratio * other.value
+def evidence_of_mean(pieces: Sequence[Piece], others: Sequence[Piece], ratio: float) -> float:
+    """That the mean of the values is more than ``ratio`` times that of the others.
+
+    pieces, others: what was seen in short times, one after the other. Values in one piece may hang together,
+    as the latencies of a batch do: the mean is known as well as the pieces agree, and it takes more than a
+    few of them. What only one sample shows, such as a rare stall, the other may just not have seen yet: it is
+    taken to vary as much.
+    """
+    sample, other = _Sample.of(pieces), _Sample.of(others)
+    if sample is None or other is None:
+        return 0.0
+    excess = sample.mean - ratio * other.mean
     if excess <= 0:
         return 0.0
-    variance = mean.variance + ratio**2 * other.variance
-    return excess**2 / (2 * variance) if variance else inf
+    other_spread = max(ratio**2 * other.spread, sample.spread)
+    variance = sample.spread / sample.number + other_spread / other.number
+    if variance == 0:
+        return inf
+    number = sample.pieces + other.pieces
+    return number / 2 * log1p(excess**2 / variance / number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """spread: the variance of the mean, times ``number``."""
+
+    pieces: int
+    number: int
+    mean: float
+    spread: float
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> "_Sample | None":
+        """None: too few to say anything."""
+        filled = [piece for piece in pieces if piece[1]]
+        if len(filled) < 2:
+            return None
+        number = sum(count for _, count in filled)
+        mean = sum(total for total, _ in filled) / number
+        squares = sum((total - mean * count) ** 2 for total, count in filled)
+        return cls(len(filled), number, mean, squares / number * len(filled) / (len(filled) - 1))

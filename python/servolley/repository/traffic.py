@@ -117,7 +117,7 @@ class TrafficRecord:
             current = self.judgement = Judgement(canary, stable, now, Window(limits.window_s))
         current.counts = current.window.add(now, counts_of(canary.stats()), counts_of(stable.stats()))
         current.watched_s = now - current.began
-        return judge(limits, *current.counts, current.watched_s)
+        return judge(limits, *current.counts, current.watched_s, current.window.pieces())
 
     def decide(self, version: int, content: object, verdict: Verdict) -> None:
         """``verdict``: PROMOTE or ROLL_BACK."""
