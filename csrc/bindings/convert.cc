@@ -160,7 +160,7 @@ LoadOptions read_load_options(const py::dict& options) {
   return out;
 }
 
-py::dict servable_stats(engine::Servable& servable) {
+py::dict servable_counts(engine::Servable& servable) {
   const engine::ServableStats& stats = servable.stats();
   py::dict out;
   std::uint64_t fail_count = 0;
@@ -169,6 +169,19 @@ py::dict servable_stats(engine::Servable& servable) {
     failures[engine::kFailureReasonNames[i]] = stats.failures[i];
     fail_count += stats.failures[i];
   }
+  out["success_count"] = stats.success_count;
+  out["success_ns"] = stats.success_ns;
+  out["fail_count"] = fail_count;
+  out["failures"] = failures;
+  out["nonfinite_count"] = stats.nonfinite;
+  out["in_flight"] = servable.in_flight();
+  out["request_latency_ns"] = histogram(stats.request_latency);
+  return out;
+}
+
+py::dict servable_stats(engine::Servable& servable) {
+  const engine::ServableStats& stats = servable.stats();
+  py::dict out = servable_counts(servable);
   py::dict responses;
   for (std::size_t d = 0; d < engine::kDialects; ++d) {
     std::map<std::string, std::uint64_t> by_code;  // several codes share a canonical name
@@ -189,24 +202,17 @@ py::dict servable_stats(engine::Servable& servable) {
     row["compute_output_ns"] = b.compute_output_ns;
     batches.append(row);
   }
-  out["success_count"] = stats.success_count;
-  out["success_ns"] = stats.success_ns;
-  out["fail_count"] = fail_count;
   out["fail_ns"] = stats.fail_ns;
-  out["failures"] = failures;
   out["responses"] = responses;
   out["queue_ns"] = stats.queue_ns;
   out["compute_input_ns"] = stats.compute_input_ns;
   out["compute_infer_ns"] = stats.compute_infer_ns;
   out["compute_output_ns"] = stats.compute_output_ns;
   out["inference_count"] = stats.inference_rows;
-  out["nonfinite_count"] = stats.nonfinite;
   out["execution_count"] = stats.executions;
   out["last_inference_ms"] = stats.last_inference_ms;
   out["pending"] = servable.waiting();
-  out["in_flight"] = servable.in_flight();
   out["batches"] = batches;
-  out["request_latency_ns"] = histogram(stats.request_latency);
   out["queue_latency_ns"] = histogram(stats.queue_latency);
   out["compute_latency_ns"] = histogram(stats.compute_latency);
   out["batch_rows"] = histogram(stats.batch_rows);

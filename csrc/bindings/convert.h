@@ -34,6 +34,8 @@ struct LoadOptions {
 LoadOptions read_load_options(const py::dict& options);
 
 py::dict servable_stats(engine::Servable& servable);
+// What of it a canary is judged by; small, however much there is of the rest.
+py::dict servable_counts(engine::Servable& servable);
 py::dict shadow_stats(const engine::Shadow& shadow);
 py::dict pool_stats(const PoolStats& stats);
 py::list gpus_in_use(const engine::Gpus& gpus);

@@ -261,6 +261,7 @@ void bind_servable(py::module_& module) {
                              })
       .def_property_readonly("load_ns", [](const Servable& s) { return to_ns(s.load_time()); })
       .def("stats", &servable_stats)
+      .def("counts", &servable_counts)
       .def("watch_outputs", &Servable::watch_outputs, py::arg("watched"))
       // heavy
       .def("close", &Servable::close, py::call_guard<py::gil_scoped_release>());

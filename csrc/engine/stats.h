@@ -44,12 +44,14 @@ struct ServableStats {
   std::uint64_t nonfinite = 0;  // answers with NaN or infinity, while that is watched
   std::uint64_t executions = 0;
   std::int64_t last_inference_ms = 0;
-  std::vector<BatchSizeStats> batches;  // ascending rows
+  std::vector<BatchSizeStats> batches;  // ascending rows; see batch_of()
   LatencyHistogram request_latency{kLatencyBoundsNs};
   LatencyHistogram queue_latency{kLatencyBoundsNs};
   LatencyHistogram compute_latency{kLatencyBoundsNs};
   BatchRowHistogram batch_rows{kBatchRowBounds};
 
+  // The entry of batches with so many rows. There are never more than a few hundred: among many
+  // sizes, a large one is counted at the next power of two.
   BatchSizeStats& batch_of(std::int64_t rows);
 };
 

@@ -55,27 +55,32 @@ class BatchStat(TypedDict):
     compute_output_ns: int
 
 @type_check_only
-class ServableStats(TypedDict):
-    """Counters since the servable was loaded. ``*_ns`` of queue and compute: sums over successes."""
+class ServableCounts(TypedDict):
+    """Counters since the servable was loaded."""
 
     success_count: int
     success_ns: int
     fail_count: int
-    fail_ns: int
     failures: dict[str, int]  # by reason: REJECTED (queue), CANCELED, BACKEND, OTHER
+    nonfinite_count: int  # answers with NaN or infinity, while watch_outputs() says so
+    in_flight: int  # admitted, not yet answered
+    request_latency_ns: Histogram
+
+@type_check_only
+class ServableStats(ServableCounts):
+    """``*_ns`` of queue and compute: sums over successes."""
+
+    fail_ns: int
     responses: dict[str, dict[str, int]]  # dialect ("oip_http", "tfs_http") -> canonical code -> requests
     queue_ns: int
     compute_input_ns: int
     compute_infer_ns: int
     compute_output_ns: int
     inference_count: int  # rows
-    nonfinite_count: int  # answers with NaN or infinity, while watch_outputs() says so
     execution_count: int  # batches
     last_inference_ms: int  # epoch; 0 = never
     pending: int  # admitted, not yet executing
-    in_flight: int  # admitted, not yet answered
-    batches: list[BatchStat]
-    request_latency_ns: Histogram
+    batches: list[BatchStat]  # by ascending rows: a few hundred at most, large sizes by powers of two then
     queue_latency_ns: Histogram
     compute_latency_ns: Histogram  # one observation per batch
     batch_rows: Histogram  # one observation per batch
@@ -240,6 +245,8 @@ class Servable:
         """How long loading and warm-up took."""
     def stats(self) -> ServableStats:
         """Quick; loop thread."""
+    def counts(self) -> ServableCounts:
+        """Quick; loop thread: what of ``stats()`` is cheap enough to be looked at every second."""
     def watch_outputs(self, watched: bool) -> None:
         """Quick; loop thread: whether answers with NaN or infinity are counted from now on."""
     def close(self) -> None:

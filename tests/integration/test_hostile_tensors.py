@@ -158,3 +158,15 @@ def test_inference_header_content_length_of_zero_or_twice(server: Server) -> Non
     head = b"POST %s HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n" % (INFER.encode(), len(body))
     (answer,) = exchange(server.address, head + lines * 2 + b"\r\n" + body)
     assert_refused(answer)
+
+
+def test_statistics_do_not_grow_with_every_row_count(server: Server) -> None:
+    before = server.statistics("identity_fp32")["execution_count"]
+    for rows in range(1000, 1500):
+        answer = server.infer("identity_fp32", [tensor(shape=[rows, 0], data=[])])
+        assert answer.status == 200, answer
+    statistics = server.statistics("identity_fp32")
+    assert statistics["execution_count"] == before + 500
+    batches = statistics["batch_stats"]
+    assert len(batches) < 420
+    assert sum(batch["compute_infer"]["count"] for batch in batches) == before + 500

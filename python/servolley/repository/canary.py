@@ -13,7 +13,7 @@ from servolley.repository.evidence import evidence_of_mean, evidence_of_rate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from servolley._core import ServableStats
+    from servolley._core import ServableCounts
     from servolley.config.traffic import Canary
 
 # A window remembers so many moments, however long it is.
@@ -85,7 +85,7 @@ class Counts:
         return quantile(self.bounds_ns, self.latencies, _P99)
 
 
-def counts_of(stats: "ServableStats") -> Counts:
+def counts_of(stats: "ServableCounts") -> Counts:
     errors = stats["fail_count"] - stats["failures"].get("CANCELED", 0)
     latency = stats["request_latency_ns"]
     return Counts(

@@ -115,7 +115,7 @@ class TrafficRecord:
         current = self.judgement
         if current is None or current.canary is not canary or current.stable is not stable:
             current = self.judgement = Judgement(canary, stable, now, Window(limits.window_s))
-        current.counts = current.window.add(now, counts_of(canary.stats()), counts_of(stable.stats()))
+        current.counts = current.window.add(now, counts_of(canary.counts()), counts_of(stable.counts()))
         current.watched_s = now - current.began
         return judge(limits, *current.counts, current.watched_s, current.window.pieces())
 
