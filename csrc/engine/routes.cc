@@ -153,6 +153,9 @@ RouteMatch match_hot_route(std::string_view method, std::string_view target, std
 void RouteTable::set(std::string model, ModelRoutes routes) {
   ModelRoutes& current = models_[std::move(model)];
   if (current.shadow && current.shadow != routes.shadow) current.shadow->retire();
+  // Routes are set whenever anything about the model changes. A choice that began anew each time
+  // would never come to whoever has a small share.
+  if (current.choice.same_weights(routes.choice)) routes.choice = std::move(current.choice);
   current = std::move(routes);
 }
 

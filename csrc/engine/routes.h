@@ -55,7 +55,8 @@ struct Target {
 // Model name -> servables. Loop thread only.
 class RouteTable {
  public:
-  // A shadow that is no longer routed is retired; so by the next two.
+  // A shadow that is no longer routed is retired; so by the next two. Weights that stay as they
+  // were go on being chosen from where they were.
   void set(std::string model, ModelRoutes routes);
   void remove(std::string_view model);
   // Or the dialect's error.

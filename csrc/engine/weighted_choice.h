@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -18,6 +19,12 @@ class WeightedChoice {
   }
   // Nothing to choose from.
   bool empty() const { return total_ == 0; }
+  // Whether it has the same weights in the same order, however far it has got.
+  bool same_weights(const WeightedChoice& other) const {
+    return std::equal(entries_.begin(), entries_.end(), other.entries_.begin(),
+                      other.entries_.end(),
+                      [](const Entry& a, const Entry& b) { return a.weight == b.weight; });
+  }
   // The place of the next one, in the order of add(). Not on an empty choice.
   std::size_t next() {
     std::size_t best = 0;

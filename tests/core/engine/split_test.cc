@@ -72,6 +72,30 @@ TEST_CASE("both protocols' calls and calls from inside share one split") {
   CHECK_FALSE(engine.choose_version("nobody"));
 }
 
+TEST_CASE("a small share gets its turn however often the routes are set") {
+  Engine engine({});
+  Pool& pool = engine.pool();
+  const auto one = version(engine, 1, times(pool, 1));
+  const auto two = version(engine, 2, times(pool, 2));
+  const auto other = version(engine, 3, times(pool, 3));
+  Client client(engine);
+  std::map<float, int> answers;
+  for (int i = 0; i < 100; ++i) {
+    ModelRoutes routes = split({one, two}, {9, 1});
+    if (i % 2) routes.versions[3] = other;
+    engine.set_routes("m", routes);
+    ++answers[ask(engine, client)];
+  }
+  CHECK(answers == std::map<float, int>{{1.0F, 90}, {2.0F, 10}});
+  // Other weights begin anew.
+  answers.clear();
+  for (int i = 0; i < 10; ++i) {
+    engine.set_routes("m", split({one, two}, {static_cast<std::uint32_t>(10 + i), 9}));
+    ++answers[ask(engine, client)];
+  }
+  CHECK(answers == std::map<float, int>{{1.0F, 10}});
+}
+
 TEST_CASE("a request that was begun before the split changed is answered by whom it was given") {
   Engine engine({});
   Pool& pool = engine.pool();
