@@ -142,13 +142,11 @@ void bind_inner_calls(py::module_& module) {
            py::arg("engine"), py::keep_alive<1, 2>())
       .def(
           "predict",
-          [](BoundInner& self, std::uint64_t exchange, const py::bytes& request, bool rest,
-             std::uint64_t timeout_us) {
-            const auto dialect = rest ? engine::Dialect::kTfsHttp : engine::Dialect::kTfsGrpc;
-            return self.predict(exchange, std::string_view(request), dialect, timeout_us);
+          [](BoundInner& self, std::uint64_t exchange, const py::bytes& request,
+             const engine::Lease& lease, std::uint64_t timeout_us) {
+            return self.predict(exchange, std::string_view(request), lease, timeout_us);
           },
-          py::arg("exchange"), py::arg("request"), py::arg("rest") = false,
-          py::arg("timeout_us") = 0)
+          py::arg("exchange"), py::arg("request"), py::arg("lease"), py::arg("timeout_us") = 0)
       .def("cancel", &BoundInner::cancel, py::arg("exchange"))
       .def("attend", &BoundInner::attend)
       .def("take_results",

@@ -9,6 +9,7 @@ namespace servolley::bindings {
 namespace {
 
 using engine::Engine;
+using engine::Lease;
 using engine::Servable;
 using engine::Shadow;
 
@@ -190,6 +191,19 @@ void set_routes(PyEngine& self, const std::string& model,
   self.engine->set_routes(model, std::move(routes));
 }
 
+std::unique_ptr<Lease> choose(PyEngine& self, const std::string& model,
+                              std::optional<std::int64_t> version,
+                              const std::optional<std::string>& label, bool rest) {
+  engine::HotRoute route;
+  route.dialect = rest ? engine::Dialect::kTfsHttp : engine::Dialect::kTfsGrpc;
+  route.model = model;
+  route.version = version;
+  if (label) route.label = *label;
+  auto lease = self.engine->choose(route);
+  if (!lease) raise_status(lease.error());
+  return std::make_unique<Lease>(std::move(*lease));
+}
+
 std::shared_ptr<Shadow> make_shadow(PyEngine& self, std::shared_ptr<Servable> servable,
                                     std::uint32_t fraction_ppm, std::uint32_t max_in_flight,
                                     std::uint64_t max_bytes) {
@@ -265,6 +279,17 @@ void bind_servable(py::module_& module) {
       .def("watch_outputs", &Servable::watch_outputs, py::arg("watched"))
       // heavy
       .def("close", &Servable::close, py::call_guard<py::gil_scoped_release>());
+
+  py::class_<Lease>(module, "Lease")
+      // quick
+      .def_property_readonly("servable",
+                             [](const Lease& lease) {
+                               if (!lease.target().servable) raise_status(engine::released());
+                               return lease.target().servable;
+                             })
+      .def("release", &Lease::release)
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](Lease& self, const py::args&) { self.release(); });
 
   py::class_<Shadow, std::shared_ptr<Shadow>>(module, "Shadow")
       // quick
@@ -347,12 +372,8 @@ void bind_engine(py::module_& module) {
            py::arg("shadow") = nullptr)
       .def("shadow", &make_shadow, py::arg("servable"), py::arg("fraction_ppm"),
            py::arg("max_in_flight"), py::arg("max_bytes"), py::keep_alive<0, 1>())
-      .def(
-          "choose_version",
-          [](PyEngine& self, const std::string& model) {
-            return self.engine->choose_version(model);
-          },
-          py::arg("model"))
+      .def("choose", &choose, py::arg("model"), py::arg("version") = std::nullopt,
+           py::arg("label") = std::nullopt, py::arg("rest") = false, py::keep_alive<0, 1>())
       .def(
           "remove_routes",
           [](PyEngine& self, const std::string& model) { self.engine->remove_routes(model); },

@@ -62,12 +62,10 @@ void Engine::set_routes(std::string model, ModelRoutes routes) {
   routes_.set(std::move(model), std::move(routes));
 }
 
-std::optional<std::int64_t> Engine::choose_version(std::string_view model) {
-  HotRoute route;
-  route.model = model;
-  const auto target = routes_.find(route);
-  if (!target) return std::nullopt;
-  return target->servable->version();
+Result<Lease> Engine::choose(const HotRoute& route) {
+  auto target = target_of(route);
+  if (!target) return std::move(target).error();
+  return Lease(std::move(*target), route.dialect);
 }
 
 std::shared_ptr<Shadow> Engine::create_shadow(std::shared_ptr<Servable> servable,
@@ -75,17 +73,24 @@ std::shared_ptr<Shadow> Engine::create_shadow(std::shared_ptr<Servable> servable
   return std::make_shared<Shadow>(std::move(servable), options, pool_);
 }
 
-Result<Request*> Engine::begin(const HotRoute& route, TimePoint now) {
+Result<Target> Engine::target_of(const HotRoute& route) {
   if (draining_) return unavailable("the server is shutting down");
   auto target = routes_.find(route);
-  if (!target) {
-    if (!routes_.knows(route.model)) ++front_.unknown_model_requests;
-    return std::move(target).error();
-  }
+  if (!target && !routes_.knows(route.model)) ++front_.unknown_model_requests;
+  return target;
+}
+
+Result<Request*> Engine::begin(const HotRoute& route, TimePoint now) {
+  auto target = target_of(route);
+  if (!target) return std::move(target).error();
+  return begin_on(std::move(*target), route.dialect, now);
+}
+
+Request* Engine::begin_on(Target target, Dialect dialect, TimePoint now) {
   Request* request = requests_.acquire();
-  request->servable = std::move(target->servable);
-  request->shadow = std::move(target->shadow);
-  request->dialect = route.dialect;
+  request->servable = std::move(target.servable);
+  request->shadow = std::move(target.shadow);
+  request->dialect = dialect;
   request->received = now;
   if (tracer_.on()) [[unlikely]] {
     request->traced = tracer_.sample(request->servable->name());

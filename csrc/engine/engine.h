@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +12,7 @@
 #include "engine/completion_queue.h"
 #include "engine/connection.h"
 #include "engine/gpus.h"
+#include "engine/lease.h"
 #include "engine/request.h"
 #include "engine/routes.h"
 #include "engine/servable.h"
@@ -78,9 +78,8 @@ class Engine final : public BatchSink {
                                                                   std::uint64_t bytes);
 
   void set_routes(std::string model, ModelRoutes routes);
-  // The version that the next request naming none goes to; nothing if there is none. For control
-  // routes that ask a model.
-  std::optional<std::int64_t> choose_version(std::string_view model);
+  // For control routes that ask a model, perhaps several times: routes them once, as any call.
+  Result<Lease> choose(const HotRoute& route);
   // For ModelRoutes::shadow.
   std::shared_ptr<Shadow> create_shadow(std::shared_ptr<Servable> servable,
                                         const ShadowOptions& options);
@@ -116,6 +115,8 @@ class Engine final : public BatchSink {
   // --- for connections ---
   // A hot call: finds the servable and gives out a request for it. An error has taken nothing.
   Result<Request*> begin(const HotRoute& route, TimePoint now);
+  // A request for a target that was found before.
+  Request* begin_on(Target target, Dialect dialect, TimePoint now);
   // Admits the request if it could be decoded. An error has been counted, and the request is gone.
   Status submit(Request& request, Connection& connection, Status decoded, TimePoint now);
   codec::DecodeContext decode_context(const Servable& servable);
@@ -141,6 +142,7 @@ class Engine final : public BatchSink {
  private:
   // BatchSink: an inline batch.
   void finished(std::unique_ptr<Batch> batch) override;
+  Result<Target> target_of(const HotRoute& route);
   Status own_inputs(Request& request);
   void answer(std::unique_ptr<Batch> batch);
   void answer_request(Batch& batch, std::size_t item, TimePoint now);

@@ -8,26 +8,18 @@
 
 namespace servolley::engine {
 
-void InnerSession::predict(std::uint64_t exchange, std::string_view message, Dialect dialect,
+void InnerSession::predict(std::uint64_t exchange, std::string_view message, const Lease& lease,
                            std::uint64_t timeout_us, TimePoint now) {
-  Status status = begin(exchange, message, dialect, timeout_us, now);
+  Status status = begin(exchange, message, lease, timeout_us, now);
   if (!status.ok()) results_.push_back({exchange, std::move(status), {}});
 }
 
-Status InnerSession::begin(std::uint64_t exchange, std::string_view message, Dialect dialect,
+Status InnerSession::begin(std::uint64_t exchange, std::string_view message, const Lease& lease,
                            std::uint64_t timeout_us, TimePoint now) {
   const std::span bytes{reinterpret_cast<const std::byte*>(message.data()), message.size()};
-  const auto head = codec::read_tfs_head(bytes);
-  if (!head) return head.error();
-  HotRoute route;
-  route.dialect = dialect;
-  route.model = head->model;
-  route.version = head->version;
-  route.label = head->label;
+  if (!lease.target().servable) return released();
   Engine& engine = connection_.engine();
-  auto begun = engine.begin(route, now);
-  if (!begun) return std::move(begun).error();
-  Request& request = **begun;
+  Request& request = *engine.begin_on(lease.target(), lease.dialect(), now);
   request.exchange = exchange;
   if (timeout_us > 0) request.deadline = deadline_after(now, timeout_us);
   // The message is the caller's: with an empty body the engine copies what lies in it.
@@ -74,9 +66,9 @@ InnerConnection::InnerConnection(Engine& engine)
       calls_(static_cast<InnerSession&>(*session())) {}
 
 std::uint32_t InnerConnection::predict(std::uint64_t exchange, std::string_view message,
-                                       Dialect dialect, std::uint64_t timeout_us) {
+                                       const Lease& lease, std::uint64_t timeout_us) {
   const TimePoint now = Clock::now();
-  calls_.predict(exchange, message, dialect, timeout_us, now);
+  calls_.predict(exchange, message, lease, timeout_us, now);
   // This is no client that waits alone for its answer: the tick is the loop's affair.
   (void)engine().talks_alone(*this);
   return attend();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/connection.h"
+#include "engine/lease.h"
 #include "engine/session.h"
 
 namespace servolley::engine {
@@ -26,8 +27,9 @@ class InnerSession final : public Session {
  public:
   explicit InnerSession(Connection& connection) : connection_(connection) {}
 
-  // `timeout_us`: 0 = none. The result has `exchange` as its name.
-  void predict(std::uint64_t exchange, std::string_view message, Dialect dialect,
+  // Runs what was chosen, whatever model the message names. `timeout_us`: 0 = none. The result has
+  // `exchange` as its name.
+  void predict(std::uint64_t exchange, std::string_view message, const Lease& lease,
                std::uint64_t timeout_us, TimePoint now);
   // Nobody waits for the result any more. Without effect once it waits to be taken.
   void cancel(std::uint64_t exchange);
@@ -53,7 +55,7 @@ class InnerSession final : public Session {
   void reply(std::uint64_t, const ControlReply&, TimePoint) override {}
 
  private:
-  Status begin(std::uint64_t exchange, std::string_view message, Dialect dialect,
+  Status begin(std::uint64_t exchange, std::string_view message, const Lease& lease,
                std::uint64_t timeout_us, TimePoint now);
 
   Connection& connection_;
@@ -67,7 +69,7 @@ class InnerConnection : public Connection {
   explicit InnerConnection(Engine& engine);
 
   // Attention bits, like those of a read; kOutput: take_results() has something.
-  std::uint32_t predict(std::uint64_t exchange, std::string_view message, Dialect dialect,
+  std::uint32_t predict(std::uint64_t exchange, std::string_view message, const Lease& lease,
                         std::uint64_t timeout_us);
   void cancel(std::uint64_t exchange) { calls_.cancel(exchange); }
   std::vector<InnerResult> take_results() { return calls_.take_results(); }

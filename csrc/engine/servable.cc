@@ -251,6 +251,16 @@ void Servable::answered() {
   }
 }
 
+void Servable::hold() {
+  in_flight_.fetch_add(1, std::memory_order_relaxed);
+  held_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Servable::let_go() {
+  held_.fetch_sub(1, std::memory_order_relaxed);
+  answered();
+}
+
 void Servable::close() {
   {
     std::unique_lock lock(mutex_);

@@ -117,16 +117,24 @@ class Servable {
   std::size_t waiting() const;
   // Loop thread. A request of this servable was answered or dropped.
   void answered();
+  // For Lease: close() waits until every holder has let go. Loop thread, of what can be admitted
+  // to.
+  void hold();
+  // Any thread.
+  void let_go();
 
   // Loop thread.
   ServableStats& stats() { return stats_; }
   // Admitted and not yet answered.
-  std::int64_t in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+  std::int64_t in_flight() const {
+    return in_flight_.load(std::memory_order_relaxed) - held_.load(std::memory_order_relaxed);
+  }
   // Loop thread. Whether answers with NaN or infinity are counted from now on: every output is
   // read once more for it, on the thread that ran the model.
   void watch_outputs(bool watched) { watched_.store(watched, std::memory_order_relaxed); }
 
-  // Waits until every admitted request has been answered, joins the instances and frees the model.
+  // Waits until every admitted request has been answered and every lease is released, joins the
+  // instances and frees the model.
   // Nothing may be admitted any more. The loop thread must go on running meanwhile, so it must not
   // call this unless nothing is in flight.
   void close();
@@ -177,7 +185,8 @@ class Servable {
   std::atomic<std::int64_t> mean_run_ns_{0};
   std::atomic<std::uint32_t> runs_{0};
 
-  std::atomic<std::int64_t> in_flight_{0};
+  std::atomic<std::int64_t> in_flight_{0};  // what close() waits for: requests, and
+  std::atomic<std::int64_t> held_{0};       // leases
   std::atomic<bool> closing_{false};
   std::condition_variable idle_;
 

@@ -3,7 +3,7 @@ it from a worker thread when it may take long); each docstring says which. Nothi
 it says so: the loop thread owns the engine, its connections and its routes."""
 
 from collections.abc import Callable
-from typing import Final, Literal, TypedDict, type_check_only
+from typing import Final, Literal, Self, TypedDict, type_check_only
 
 __version__: Final[str]
 
@@ -253,6 +253,18 @@ class Servable:
         """Heavy, any thread: waits for requests in flight, joins instance threads, frees the model's memory.
         Take it out of the routes first."""
 
+class Lease:
+    """Where a call goes that takes several steps: the version is not closed before the lease is released, by
+    ``with``, by name, or with the object."""
+
+    @property
+    def servable(self) -> Servable:
+        """Not of a released one: raises CoreError."""
+    def release(self) -> None:
+        """Quick."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
 class Shadow:
     """A version that gets copies of requests which another one has answered, and is compared with it."""
 
@@ -326,8 +338,11 @@ class Engine:
     def shadow(self, servable: Servable, fraction_ppm: int, max_in_flight: int, max_bytes: int) -> Shadow:
         """Quick. ``fraction_ppm``: of the requests, in millionths. ``max_in_flight``, ``max_bytes``: copies
         that wait or run, and the memory that they keep from others; above it they are dropped."""
-    def choose_version(self, model: str) -> int | None:
-        """Quick: the version that the next request naming none goes to."""
+    def choose(
+        self, model: str, version: int | None = None, label: str | None = None, rest: bool = False
+    ) -> Lease:
+        """Quick; loop thread: routes a call as TensorFlow Serving's Predict would be, for InnerCalls.
+        ``rest``: it is counted, and its errors are those, of the REST API. Raises CoreError."""
     def remove_routes(self, model: str) -> None:
         """Quick: the model is unknown from now on (404)."""
     def tick(self) -> list[Connection] | None:
@@ -466,9 +481,9 @@ class InnerCalls:
     owner: object | None
 
     def __init__(self, engine: Engine) -> None: ...
-    def predict(self, exchange: int, request: bytes, rest: bool = False, timeout_us: int = 0) -> int:
-        """Quick: begins a call; returns attention bits, OUTPUT: take_results() has something. ``rest``: it is
-        counted, and its errors are those, of the REST API. ``timeout_us``: 0 = none."""
+    def predict(self, exchange: int, request: bytes, lease: Lease, timeout_us: int = 0) -> int:
+        """Quick: begins a run of what was leased, whatever model ``request`` names; returns attention bits,
+        OUTPUT: take_results() has something. ``timeout_us``: 0 = none."""
     def cancel(self, exchange: int) -> None:
         """Quick: nobody waits for the result any more."""
     def attend(self) -> int: ...

@@ -183,7 +183,6 @@ class Server:
             self._context.reload = ReloadControl(
                 self._manager, self._served, self._sources.listed, self._adopt
             )
-        self._context.choose_version = self._engine.choose_version
         self._context.inner = InnerCalls(self._engine, self._driver)
         self._context.examples = ExampleCalls(
             self._context, built_messages, self._settings.limits.request_timeout_ms * 1000

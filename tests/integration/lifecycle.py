@@ -160,6 +160,91 @@ class AskPredict(Ask):
         self._channel.close()
 
 
+#: Makes of ``models.plus`` a model that takes examples; with the second signature a second run is needed.
+TAKES_EXAMPLES = """
+[signatures.serving_default]
+method = "regress"
+value = "y"
+[signatures.other]
+method = "regress"
+value = "y"
+features = { x = "x2" }
+[signatures.classes]
+method = "classify"
+scores = "y"
+"""
+#: A feature that no input reads, with which a body is large enough to be read beside the server's loop.
+PADDING = b"p" * (40 << 10)
+
+
+class AskExamples(Ask):
+    """TensorFlow Serving's calls with examples over gRPC; ``TAKES_EXAMPLES`` has to be configured."""
+
+    def __init__(self, server: Server) -> None:
+        self._channel = grpc.insecure_channel(server.url)
+        self.stub = stock_module("prediction_service_pb2_grpc").PredictionServiceStub(self._channel)
+
+    def fill(self, given: Any, **features: float) -> None:
+        row = given.example_list.examples.add().features.feature
+        row["padding"].bytes_list.value.append(PADDING)
+        for name, value in features.items():
+            row[name].float_list.value.append(value)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class AskClassify(AskExamples):
+    def __call__(self) -> tuple[float, int | None]:
+        response = self.stub.Classify(self.request(), timeout=30)
+        ((found,),) = [row.classes for row in response.result.classifications]
+        return found.score, response.model_spec.version.value
+
+    def request(self, rows: int = 1) -> Any:
+        """A ClassificationRequest."""
+        request = stock_module("classification_pb2").ClassificationRequest()
+        request.model_spec.name, request.model_spec.signature_name = "m", "classes"
+        self.fill(request.input, x=0.0)
+        for _ in range(rows - 1):
+            row = request.input.example_list.examples.add().features.feature
+            row["x"].float_list.value.append(0.0)
+        return request
+
+
+class AskMultiInference(AskExamples):
+    """Two runs in one call, which one version has to answer."""
+
+    def __call__(self) -> tuple[float, int | None]:
+        request = stock_module("inference_pb2").MultiInferenceRequest()
+        for signature in ("serving_default", "other"):
+            task = request.tasks.add(method_name="tensorflow/serving/regress")
+            task.model_spec.name, task.model_spec.signature_name = "m", signature
+        self.fill(request.input, x=0.0, x2=0.0)
+        results = self.stub.MultiInference(request, timeout=30).results
+        ((value, version),) = {
+            (result.regression_result.regressions[0].value, result.model_spec.version.value)
+            for result in results
+        }
+        return value, version
+
+
+class AskRestRegress(Ask):
+    """Over REST, which does not say which version answered."""
+
+    def __init__(self, server: Server) -> None:
+        self._connection = Connection(server)
+        self._body = {"examples": [{"x": 0.0, "padding": PADDING.decode()}]}
+
+    def __call__(self) -> tuple[float, int | None]:
+        status, answer = self._connection.call("POST", "/v1/models/m:regress", self._body)
+        assert status == 200, answer
+        return float(answer["results"][0]), None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+EXAMPLE_WAYS: tuple[Callable[[Server], Ask], ...] = (AskClassify, AskMultiInference, AskRestRegress)
 ALL_WAYS: tuple[Callable[[Server], Ask], ...] = (AskOverHttp, AskOverGrpc, AskRest, AskPredict)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import random
+import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import grpc
 import onnxruntime
 import pytest
 
@@ -19,10 +23,14 @@ import models
 from integration.conftest import ServerFactory
 from integration.lifecycle import (
     ALL_WAYS,
+    EXAMPLE_WAYS,
     QUICK,
+    TAKES_EXAMPLES,
+    AskClassify,
     Askers,
     AskPredict,
     AskRest,
+    asking,
     await_constant,
     await_states,
     constant_of,
@@ -31,6 +39,7 @@ from integration.lifecycle import (
     set_config,
     states,
 )
+from integration.raw_http import RawConnection
 from integration.server_process import wait_until
 
 #: A load stands back behind the askers, for long where they leave little of the machine.
@@ -43,9 +52,9 @@ def await_more_answers(askers: Askers, count: int = 40) -> None:
 
 
 def test_a_hundred_swaps(serve: ServerFactory, tmp_path: Path) -> None:
-    root = repository(tmp_path / "r", 1)
+    root = repository(tmp_path / "r", 1, config=TAKES_EXAMPLES)
     server = serve(root, *QUICK)
-    with Askers(server, *ALL_WAYS) as askers:
+    with Askers(server, *ALL_WAYS, *EXAMPLE_WAYS) as askers:
         for version in range(2, 102):
             put(root, "m", version, models.plus(version), complete=True)
             await_states(server, {version: "AVAILABLE"})
@@ -56,6 +65,41 @@ def test_a_hundred_swaps(serve: ServerFactory, tmp_path: Path) -> None:
     # Every way saw nearly every version, or the load was none.
     assert len(askers.constants()) > 90
     assert server.log.count(" available ") == 101
+
+
+def duration(call: Callable[[], object]) -> float:
+    """In seconds, of the quicker of two."""
+    times = []
+    for _ in range(2):
+        before = time.monotonic()
+        call()
+        times.append(time.monotonic() - before)
+    return min(times)
+
+
+def test_clients_that_leave_amid_their_calls_keep_no_version(serve: ServerFactory, tmp_path: Path) -> None:
+    root = repository(tmp_path / "r", 1, config=TAKES_EXAMPLES)
+    server = serve(root, *QUICK)
+    rows = json.dumps({"examples": [{"x": 0.0, "other": [1.5] * 10}] * 4000}).encode()
+    head = f"POST /v1/models/m:regress HTTP/1.1\r\nHost: m\r\nContent-Length: {len(rows)}\r\n\r\n"
+    with asking(server, AskClassify) as classify:
+        assert isinstance(classify, AskClassify)
+        many = classify.request(rows=5000)
+        rest_s = duration(lambda: server.post("/v1/models/m:regress", rows))
+        grpc_s = duration(lambda: classify.stub.Classify(many, timeout=30))
+        for version in range(2, 6):
+            # At whatever point of its call each of them leaves: while it is read, built, run or taken.
+            for patience in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9):
+                with RawConnection(server.address) as connection:
+                    connection.send(head.encode() + rows)
+                    select.select([connection.socket], [], [], patience * rest_s)
+                    connection.reset()
+                with contextlib.suppress(grpc.RpcError):
+                    classify.stub.Classify(many, timeout=patience * grpc_s)
+            put(root, "m", version, models.plus(version), complete=True)
+            await_states(server, {version: "AVAILABLE", version - 1: "END"})
+        assert classify() == (5.0, 5)
+    assert "Traceback" not in server.log
 
 
 def rounds_that_take(seconds: float) -> int:

@@ -18,7 +18,9 @@ import models
 from integration.conftest import ServerFactory
 from integration.lifecycle import (
     ALL_WAYS,
+    EXAMPLE_WAYS,
     QUICK,
+    TAKES_EXAMPLES,
     Ask,
     AskOverGrpc,
     AskOverHttp,
@@ -304,6 +306,28 @@ def test_a_shadow_is_compared(serve: ServerFactory, tmp_path: Path) -> None:
     assert server.metric("nv_inference_request_success", model="m", version="1") == 40
     assert server.metric("nv_inference_request_success", model="m", version="2") == 0
     assert server.metric("nv_inference_count", model="m", version="2") == 0
+
+
+def test_a_shadow_is_asked_what_examples_ask(serve: ServerFactory, tmp_path: Path) -> None:
+    """A call is copied with all of its runs; the two of MultiInference are a row each."""
+    config = TAKES_EXAMPLES + "[shadow]\nmax_in_flight = 1000\nfraction = 0.5\n"
+    server = serve(place(tmp_path / "r", config, models.plus(1), models.plus(4)))
+    with asking(server, AskOverHttp) as predict:
+        for way, runs in zip(EXAMPLE_WAYS, (1, 2, 1), strict=True):
+            before = settled_shadow(server)["rows"]
+            with asking(server, way) as ask:
+                for _ in range(5):  # of two calls the second is copied
+                    assert predict()[0] == 1
+                    assert ask()[0] == 1
+            assert settled_shadow(server)["rows"] - before == 5 * runs
+            with asking(server, way) as ask:
+                for _ in range(5):
+                    assert ask()[0] == 1
+                    assert predict()[0] == 1
+            assert settled_shadow(server)["rows"] - before == 5 * runs + 5
+    shadow = settled_shadow(server)
+    assert shadow["taken"] == shadow["compared"] == 35
+    assert (shadow["max_abs_error"], shadow["incompatible"], shadow["dropped"]) == (3, 0, 0)
 
 
 def test_labels_that_flip_are_counted_row_by_row(serve: ServerFactory, tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from servolley.config.model import ModelConfig, Signature
+from servolley.front.context import ServerContext
 from servolley.front.example_calls import ExampleCalls
 from servolley.front.grpc.messages import Messages
+from servolley.front.tfs_answers import Which, servable_of
 from servolley.repository.layout import ModelOnDisk
 from unit import fake_core
 from unit.grpc_front import GrpcFront
@@ -19,17 +22,38 @@ from unit.grpc_front import GrpcFront
 Model = Callable[[Any], Mapping[str, tuple[str, list[int], list[Any]]]]
 
 
-class FakeInner:
-    """Answers predict requests with what ``model`` makes of them."""
+@dataclass
+class FakeLease:
+    servable: fake_core.Servable
+    rest: bool
+    held: bool = True
 
-    def __init__(self, messages: Messages) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.held = False
+
+
+class FakeInner:
+    """Answers predict requests with what ``model`` makes of them. ``leases``: all that were given out."""
+
+    def __init__(self, messages: Messages, context: ServerContext) -> None:
         self._messages = messages
+        self._context = context
+        self.leases: list[FakeLease] = []
         self.requests: list[Any] = []
         self.model: Model = lambda _: {}
         self.timeouts: list[tuple[bool, int]] = []
 
-    async def predict(self, request: bytes, *, rest: bool, timeout_us: int = 0) -> bytes:
-        self.timeouts.append((rest, timeout_us))
+    def choose(self, model: str, version: int | None, label: str | None, *, rest: bool) -> FakeLease:
+        servable = servable_of(self._context, Which(model, version, label))
+        self.leases.append(FakeLease(cast("Any", servable), rest))
+        return self.leases[-1]
+
+    async def predict(self, request: bytes, lease: FakeLease, *, timeout_us: int = 0) -> bytes:
+        assert lease.held
+        self.timeouts.append((lease.rest, timeout_us))
         message = cast("Any", self._messages.message("tensorflow.serving.PredictRequest")())
         message.ParseFromString(request)
         self.requests.append(message)
@@ -49,7 +73,7 @@ class ExamplesFront(GrpcFront):
 
     def __init__(self, descriptors: bytes) -> None:
         super().__init__(descriptors)
-        self.inner = FakeInner(self.messages)
+        self.inner = FakeInner(self.messages, self.context)
         self.context.inner = cast("Any", self.inner)
         self.context.examples = ExampleCalls(self.context, lambda: self.messages, 30_000_000)
 
@@ -58,10 +82,13 @@ class ExamplesFront(GrpcFront):
         inputs: list[fake_core.TensorSpec],
         outputs: list[fake_core.TensorSpec],
         signatures: dict[str, Signature] | None = None,
+        version: int = 7,
     ) -> None:
+        """Instead of what was served before."""
         config = ModelConfig(signatures=signatures or {})
-        await self.manager.load_first({"h": ModelOnDisk("h", None, config, {7: Path("7")})})
-        servable = cast("Any", self.manager.models["h"].available()[7])
+        found = {"h": ModelOnDisk("h", None, config, {version: Path(f"{version}")})}
+        await self.manager.load_first(found)
+        servable = cast("Any", self.manager.models["h"].available()[version])
         servable.inputs, servable.outputs = inputs, outputs
 
     async def rest(self, verb: str, body: Any, model: str = "h") -> Any:
@@ -83,6 +110,21 @@ def half_plus(message: Any) -> dict[str, tuple[str, list[int], list[Any]]]:
         "y": ("float_val", [len(x), 1], [0.5 * v + 2 for v in x]),
         "z": ("double_val", [len(x)], [0.5 * v + 3 for v in x]),
     }
+
+
+SIGNATURES = {
+    "serving_default": Signature(method="regress", value="y"),
+    "regress_x_to_y2": Signature(method="regress", value="z"),
+    "regress_other": Signature(method="regress", value="y", features={"x": "x2"}),
+    "defaulted": Signature(method="regress", value="y", defaults={"x": 4}),
+    "classify_x_to_y": Signature(method="classify", scores="y"),
+}
+
+
+async def serve_half_plus(front: ExamplesFront, version: int = 7) -> None:
+    """Instead of what was served before."""
+    await front.serve([spec("x")], [spec("y"), spec("z", "DT_DOUBLE", [-1])], SIGNATURES, version)
+    front.inner.model = half_plus
 
 
 def example(**features: Any) -> dict[str, Any]:

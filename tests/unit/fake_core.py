@@ -230,9 +230,6 @@ class Engine:
         assert not servable.closed
         return Shadow(servable, (fraction_ppm, max_in_flight, max_bytes))
 
-    def choose_version(self, model: str) -> int | None:
-        return self.routes[model][1] if model in self.routes else None
-
     def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
         """Says no with the core's words for the name "taken"."""
         if name == "taken":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,26 +15,16 @@ import pytest_asyncio
 
 from servolley.config.model import ModelConfig, Signature
 from servolley.repository.layout import ModelOnDisk
-from unit.examples_front import ExamplesFront, classification, example, half_plus, spec
+from unit.examples_front import ExamplesFront, classification, example, serve_half_plus, spec
 from unit.grpc_front import PREDICTION
 
 
 @pytest_asyncio.fixture
-async def front(descriptors: bytes) -> ExamplesFront:
+async def front(descriptors: bytes) -> AsyncIterator[ExamplesFront]:
     front = ExamplesFront(descriptors)
-    await front.serve(
-        [spec("x")],
-        [spec("y"), spec("z", "DT_DOUBLE", [-1])],
-        {
-            "serving_default": Signature(method="regress", value="y"),
-            "regress_x_to_y2": Signature(method="regress", value="z"),
-            "regress_other": Signature(method="regress", value="y", features={"x": "x2"}),
-            "defaulted": Signature(method="regress", value="y", defaults={"x": 4}),
-            "classify_x_to_y": Signature(method="classify", scores="y"),
-        },
-    )
-    front.inner.model = half_plus
-    return front
+    await serve_half_plus(front)
+    yield front
+    assert not any(lease.held for lease in front.inner.leases)
 
 
 # --- the facts' own examples
@@ -45,7 +36,7 @@ async def test_rest_as_documented(front: ExamplesFront) -> None:
     assert await front.rest("regress", {"examples": [{"x": 80.0}, {"x": [82.0]}]}) == [42.0, 43.0]
     assert front.inner.timeouts == [(True, 30_000_000)] * 2
     (request, _) = front.inner.requests
-    assert (request.model_spec.name, request.model_spec.version.value) == ("h", 7)
+    assert [(lease.servable.name, lease.servable.version) for lease in front.inner.leases] == [("h", 7)] * 2
     assert list(request.output_filter) == ["y"]
 
 
@@ -104,6 +95,8 @@ async def test_several_at_once_are_one_run(front: ExamplesFront) -> None:
     assert (await call(task("", "predict"), x=1.0))[0] == 12
     assert (await call(task("", "classify"), x=1.0))[0] == 3
     assert (await call(*[task("")] * 65, x=1.0))[0] == 3
+    # Whatever it came to, a call is routed once.
+    assert len(front.inner.leases) == 5
 
 
 # --- features and inputs

@@ -8,8 +8,6 @@ from servolley.repository.control import ModelControl, NoModelControl
 from servolley.status import not_found, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from servolley._core import Servable
     from servolley.front.example_calls import ExampleCalls
     from servolley.front.inner import InnerCalls
@@ -26,7 +24,6 @@ class ServerContext:
     clients may not register any. ``inner``: inference for control routes. ``examples``: those that need it.
     ``tracing``: None until the engine runs. ``log_gate``: which levels are logged.
     ``reload``: TensorFlow Serving's; None where the repository API decides what is loaded.
-    ``choose_version``: see the core's Engine.
     """
 
     version: str
@@ -38,7 +35,6 @@ class ServerContext:
     tracing: "Tracing | None" = None
     log_gate: LevelGate = field(default_factory=level_gate)
     reload: "ReloadControl | None" = None
-    choose_version: "Callable[[str], int | None] | None" = None
     draining: bool = False
 
     @property

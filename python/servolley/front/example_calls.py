@@ -13,10 +13,11 @@ from servolley.front.signatures import Method, Plan, plan
 from servolley.status import Code, StatusError, invalid_argument, unimplemented
 
 if TYPE_CHECKING:
-    from servolley._core import Servable
+    from servolley._core import Lease, Servable
     from servolley.config.model import ModelConfig
     from servolley.front.context import ServerContext
     from servolley.front.grpc.messages import Messages
+    from servolley.front.inner import InnerCalls
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 
@@ -53,10 +54,10 @@ class ExampleCalls:
         slow = len(body) > _QUICK_BYTES or bool(encoding)
         _check_size(len(body))
         signature, given = await self._off_loop_if(slow, read)
-        servable = tfs.answering(self._context, which)
-        steps = [self._plan(servable, signature, method)]
         result = self._new("ClassificationResult" if method is Method.CLASSIFY else "RegressionResult")
-        await self._run(servable, steps, given, [result], rest=True, bytes_in=given.ByteSize())
+        with self._choose(which, rest=True) as lease:
+            steps = [self._plan(lease.servable, signature, method)]
+            await self._run(lease, steps, given, [result], given.ByteSize(), self._rest_timeout_us)
         if method is Method.CLASSIFY:
             return examples_json.render_classification(result)
         return examples_json.render_regression(result)
@@ -71,11 +72,11 @@ class ExampleCalls:
     async def _one(self, body: bytes, method: Method, name: str) -> bytes:
         request = await self._parse(body, f"{name}Request")
         response = self._new(f"{name}Response")
-        servable = tfs.answering(self._context, tfs.which_of(request))
         signature = request.model_spec.signature_name
-        steps = [self._plan(servable, signature, method)]
-        await self._run(servable, steps, request.input, [response.result], rest=False, bytes_in=len(body))
-        _echo(response.model_spec, servable, signature)
+        with self._choose(tfs.which_of(request)) as lease:
+            steps = [self._plan(lease.servable, signature, method)]
+            _echo(response.model_spec, lease.servable, signature)
+            await self._run(lease, steps, request.input, [response.result], len(body))
         return bytes(response.SerializeToString())
 
     async def multi(self, body: bytes) -> bytes:
@@ -89,41 +90,52 @@ class ExampleCalls:
             raise invalid_argument(
                 "All ModelSpecs in a MultiInferenceRequest must access the same model name."
             )
-        servable = tfs.answering(self._context, which[0])
-        steps = [
-            self._plan(servable, task.model_spec.signature_name, _method_of(task.method_name))
-            for task in tasks
-        ]
-        seen = set()
-        for step in steps:
-            if step.signature in seen:
-                raise invalid_argument(f"Duplicate evaluation of signature: {step.signature}")
-            seen.add(step.signature)
         response = self._new("MultiInferenceResponse")
-        results = []
-        for task, step in zip(tasks, steps, strict=True):
-            entry = response.results.add()
-            _echo(entry.model_spec, servable, task.model_spec.signature_name)
-            classify = step.method is Method.CLASSIFY
-            result = entry.classification_result if classify else entry.regression_result
-            result.SetInParent()
-            results.append(result)
-        await self._run(servable, steps, request.input, results, rest=False, bytes_in=len(body))
+        with self._choose(which[0]) as lease:
+            servable = lease.servable
+            steps = [
+                self._plan(servable, task.model_spec.signature_name, _method_of(task.method_name))
+                for task in tasks
+            ]
+            seen = set()
+            for step in steps:
+                if step.signature in seen:
+                    raise invalid_argument(f"Duplicate evaluation of signature: {step.signature}")
+                seen.add(step.signature)
+            results = []
+            for task, step in zip(tasks, steps, strict=True):
+                entry = response.results.add()
+                _echo(entry.model_spec, servable, task.model_spec.signature_name)
+                classify = step.method is Method.CLASSIFY
+                result = entry.classification_result if classify else entry.regression_result
+                result.SetInParent()
+                results.append(result)
+            await self._run(lease, steps, request.input, results, len(body))
         return bytes(response.SerializeToString())
 
     # --- the way through the model ---
 
+    def _choose(self, which: tfs.Which, *, rest: bool = False) -> "Lease":
+        """The version that answers a call, to be kept for all of it: most of its work is done beside the loop
+        or between runs, and the routes may change meanwhile. Raises StatusError."""
+        return self._inner().choose(which.name, which.version, which.label, rest=rest)
+
+    def _inner(self) -> "InnerCalls":
+        if self._context.inner is None:
+            raise StatusError(Code.UNAVAILABLE, "Server exiting")
+        return self._context.inner
+
     async def _run(
         self,
-        servable: "Servable",
+        lease: "Lease",
         steps: Sequence[Plan],
         given: Any,
         results: Sequence[Any],
-        *,
-        rest: bool,
         bytes_in: int,
+        timeout_us: int = 0,
     ) -> None:
-        """Fills ``results``, one per step. Steps that read the same features are one run of the model."""
+        """Fills ``results``, one per step. Steps that read the same features are one run of the model.
+        ``timeout_us``: of each run, 0 = none."""
         runs: dict[Any, list[int]] = {}
         for number, step in enumerate(steps):
             runs.setdefault(step.sources, []).append(number)
@@ -133,18 +145,12 @@ class ExampleCalls:
             def build(sources: Any = sources, outputs: Any = outputs) -> tuple[bytes, int]:
                 rows = examples.features_of(given)
                 request = self._new("PredictRequest")
-                request.model_spec.name = servable.name
-                request.model_spec.version.value = servable.version
                 request.output_filter.extend(outputs)
                 examples.fill(request, sources, rows)
                 return request.SerializeToString(), len(rows)
 
             message, rows = await self._off_loop_if(bytes_in > _QUICK_BYTES, build)
-            inner = self._context.inner
-            if inner is None:
-                raise StatusError(Code.UNAVAILABLE, "Server exiting")
-            timeout_us = self._rest_timeout_us if rest else 0
-            answer = await inner.predict(message, rest=rest, timeout_us=timeout_us)
+            answer = await self._inner().predict(message, lease, timeout_us=timeout_us)
 
             def take(
                 answer: bytes = answer, rows: int = rows, numbers: Sequence[int] = tuple(numbers)

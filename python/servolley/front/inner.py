@@ -5,11 +5,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from servolley import _core
-from servolley._core import OUTPUT, TICK
+from servolley._core import OUTPUT, TICK, CoreError
 from servolley.status import core_failure, unavailable
 
 if TYPE_CHECKING:
-    from servolley._core import Engine
+    from servolley._core import Engine, Lease
     from servolley.front.driver import Driver
 
 
@@ -17,21 +17,30 @@ class InnerCalls:
     """One engine's, driven as a connection is. Loop thread only."""
 
     def __init__(self, engine: "Engine", driver: "Driver") -> None:
+        self._engine = engine
         self._core = _core.InnerCalls(engine)
         self._core.owner = self
         self._driver = driver
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._last = 0
 
-    async def predict(self, request: bytes, *, rest: bool, timeout_us: int = 0) -> bytes:
-        """The PredictResponse to a PredictRequest. ``rest``: whether the client came over REST;
-        ``timeout_us``: 0 = none. Raises StatusError. Cancelling takes the request out of its queue."""
+    def choose(self, model: str, version: int | None, label: str | None, *, rest: bool) -> "Lease":
+        """Where a call goes, kept for it until the lease is released. ``rest``: whether the client came over
+        REST. Raises StatusError."""
+        try:
+            return self._engine.choose(model, version, label, rest)
+        except CoreError as error:
+            raise core_failure(error) from None
+
+    async def predict(self, request: bytes, lease: "Lease", *, timeout_us: int = 0) -> bytes:
+        """The PredictResponse of what was leased to a PredictRequest. ``timeout_us``: 0 = none. Raises
+        StatusError. Cancelling takes the request out of its queue."""
         self._last += 1
         exchange = self._last
         future: asyncio.Future[bytes] = self._driver.loop.create_future()
         self._waiting[exchange] = future
         try:
-            self.act(self._core.predict(exchange, request, rest, timeout_us))
+            self.act(self._core.predict(exchange, request, lease, timeout_us))
             return await future
         finally:
             if self._waiting.pop(exchange, None) is not None:

@@ -2,7 +2,7 @@
 and messages over gRPC."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from servolley.front.signatures import Method, plan
@@ -71,13 +71,6 @@ def servable_of(context: "ServerContext", which: Which) -> "Servable":
     if version not in available:
         raise not_found(f"Servable not found for request: Specific({which.name}, {version})")
     return available[version]
-
-
-def answering(context: "ServerContext", which: Which) -> "Servable":
-    """The version that answers a call: one that names none goes where the core would send it."""
-    if which.version is None and which.label is None and context.choose_version is not None:
-        which = replace(which, version=context.choose_version(which.name))
-    return servable_of(context, which)
 
 
 def _version_asked_for(which: Which, record: "ModelRecord | None") -> int | None:

@@ -55,6 +55,7 @@ TEST_CASE("both protocols' calls and calls from inside share one split") {
   Client client(engine);
   const auto predict = post("/v1/models/m:predict", R"({"instances":[[1,2,3,4]]})");
   std::vector<std::int64_t> chosen;
+  std::map<std::int64_t, int> leased;
   for (int i = 0; i < 6; ++i) {
     if (i % 3 == 0) {
       ask(engine, client);
@@ -63,13 +64,17 @@ TEST_CASE("both protocols' calls and calls from inside share one split") {
       Answer answer;
       REQUIRE(pump(engine, [&] { return client.read(answer); }));
     } else {
-      REQUIRE(engine.choose_version("m"));
+      HotRoute route;
+      route.model = "m";
+      const auto lease = engine.choose(route);
+      REQUIRE(lease);
+      ++leased[lease->target().servable->version()];
     }
     chosen.push_back(
         static_cast<std::int64_t>(one->stats().success_count * 10 + two->stats().success_count));
   }
   CHECK(chosen == std::vector<std::int64_t>{10, 11, 11, 12, 22, 22});
-  CHECK_FALSE(engine.choose_version("nobody"));
+  CHECK(leased == std::map<std::int64_t, int>{{1, 1}, {2, 1}});
 }
 
 TEST_CASE("a small share gets its turn however often the routes are set") {
