@@ -270,7 +270,7 @@ void bind_servable(py::module_& module) {
       .def_property_readonly("broken", &Servable::broken)
       .def_property_readonly("cuda_graphs",
                              [](const Servable& s) {
-                               constexpr const char* kNames[] = {"off", "on", "refused"};
+                               constexpr const char* kNames[] = {"off", "on", "refused", "not_yet"};
                                return kNames[static_cast<std::size_t>(s.graphs())];
                              })
       .def_property_readonly("load_ns", [](const Servable& s) { return to_ns(s.load_time()); })

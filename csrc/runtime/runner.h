@@ -52,6 +52,8 @@ struct LaunchedBatch {
   std::span<const InputPart> parts;
   std::size_t requests = 1;
   std::int64_t rows = 0;  // the batch size where the signature is batched, else 0
+  // Whether the shapes are those of real requests, so that a graph may be made for them.
+  bool may_capture = true;
 
   std::span<const InputPart> input(std::size_t i) const {
     return parts.subspan(i * requests, requests);
@@ -90,11 +92,13 @@ enum class GraphUse : std::uint8_t {
   kOff,  // nobody asked for it
   kOn,
   kRefused,  // asked for, but the model cannot be recorded
+  kNotYet,   // asked for, and no batch has been recorded so far
 };
 
 struct LaneOptions {
   int lanes = 2;
-  // Ascending numbers of rows that a batch may be filled up to, where that makes it faster.
+  // Ascending numbers of rows that a batch may be filled up to, where that makes it faster. None:
+  // the model has no batch dimension.
   std::vector<std::int64_t> row_buckets;
 };
 

@@ -238,8 +238,8 @@ class Servable:
     def broken(self) -> bool:
         """Any thread: its devices have failed, and it answers nothing any more. Stays so."""
     @property
-    def cuda_graphs(self) -> Literal["off", "on", "refused"]:
-        """ "refused": asked for, but the model cannot be captured."""
+    def cuda_graphs(self) -> Literal["off", "on", "refused", "not_yet"]:
+        """ "refused": asked for, but the model cannot be captured. "not_yet": no batch has been so far."""
     @property
     def load_ns(self) -> int:
         """How long loading and warm-up took."""

@@ -190,11 +190,13 @@ def test_cuda_graphs_of_those_who_asked() -> None:
     text = page(
         replace(servable("a", 1), cuda_graphs="on"),
         replace(servable("b", 2), cuda_graphs="refused"),
+        replace(servable("b", 3), cuda_graphs="not_yet"),
         servable("c", 3),
     )
     lines = [line for line in text.splitlines() if line.startswith("servolley_cuda_graphs")]
     assert lines == [
         'servolley_cuda_graphs{model="a",version="1"} 1.0',
         'servolley_cuda_graphs{model="b",version="2"} 0.0',
+        'servolley_cuda_graphs{model="b",version="3"} 0.0',
     ]
     assert "servolley_cuda_graphs" not in page(servable("c", 3))

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <span>
+#include <utility>
 
 #include "runtime/ort/ort_strings.h"
 
@@ -16,9 +18,11 @@ constexpr int kCaptureAttempts = 2;
 // Batches after which a lane gives back memory that all of them have left unused.
 constexpr int kLaunchesPerLook = 256;
 
-bool same_row(const Shape& a, const Shape& b) {
-  return a.rank() == b.rank() &&
-         std::equal(a.dims().begin() + 1, a.dims().end(), b.dims().begin() + 1);
+// Whether the shapes agree in all dimensions, or where there is a batch dimension in all others.
+bool same_but_for_rows(const Shape& a, const Shape& b, bool batched) {
+  const auto rows = batched ? 1 : 0;
+  return a.rank() == b.rank() && static_cast<int>(a.rank()) >= rows &&
+         std::equal(a.dims().begin() + rows, a.dims().end(), b.dims().begin() + rows);
 }
 
 }  // namespace
@@ -67,6 +71,8 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
   const bool on_device = std::none_of(inputs_.begin(), inputs_.end(),
                                       [](const Input& input) { return input.on_host; });
   if (!planned || !on_device) refuse_graphs("not every input and output has a place on the GPU");
+  std::vector<std::int64_t> buckets = options.row_buckets;
+  if (buckets.empty()) buckets.push_back(0);
   for (int i = 0; i < options.lanes; ++i) {
     Lane& lane = lanes_.emplace_back();
     for (cuda::Event* event : {&lane.uploaded, &lane.computed, &lane.downloaded}) {
@@ -75,12 +81,12 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
       *event = std::move(*made);
     }
     lane.descents.resize(outputs_.size());
-    auto any = make_binding(0);
+    auto any = make_binding(false, 0);
     if (!any) return std::move(any).error();
     lane.bindings.push_back(std::move(*any));
     if (!session.graphs) continue;
-    for (const std::int64_t rows : options.row_buckets) {
-      auto bucket = make_binding(rows);
+    for (const std::int64_t rows : buckets) {
+      auto bucket = make_binding(true, rows);
       if (!bucket) return std::move(bucket).error();
       lane.bindings.push_back(std::move(*bucket));
     }
@@ -88,10 +94,12 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
   return {};
 }
 
-Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(std::int64_t rows) const {
+Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(bool graph,
+                                                               std::int64_t rows) const {
   Binding binding;
+  binding.graph = graph;
   binding.rows = rows;
-  auto run_options = make_run_options(rows);
+  auto run_options = make_run_options(graph);
   if (!run_options) return std::move(run_options).error();
   binding.run_options = std::move(*run_options);
   abi::Binding* raw = nullptr;
@@ -107,7 +115,7 @@ Result<OrtLaneExecutor::Binding> OrtLaneExecutor::make_binding(std::int64_t rows
   return binding;
 }
 
-Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(std::int64_t rows) const {
+Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(bool graph) const {
   GpuSession& session = *model_->gpu();
   abi::RunOptions* raw = nullptr;
   SERVOLLEY_TRY(take(api().create_run_options(&raw)));
@@ -117,8 +125,8 @@ Result<Handle<abi::RunOptions>> OrtLaneExecutor::make_run_options(std::int64_t r
   // Who waits for the device is the completing thread.
   SERVOLLEY_TRY(take(api().add_run_config(raw, "disable_synchronize_execution_providers", "1")));
   if (session.made_with_graphs) {
-    const int graph = rows > 0 ? session.next_graph.fetch_add(1) : kNoGraph;
-    SERVOLLEY_TRY(take(api().add_run_config(raw, "gpu_graph_id", std::to_string(graph).c_str())));
+    const int id = graph ? session.next_graph.fetch_add(1) : kNoGraph;
+    SERVOLLEY_TRY(take(api().add_run_config(raw, "gpu_graph_id", std::to_string(id).c_str())));
   }
   return options;
 }
@@ -133,7 +141,7 @@ Status OrtLaneExecutor::launch(int number, const LaunchedBatch& batch) {
   lane.used = &choose(lane, batch);
   const auto locks = lock_stream(lane);
   Status status = queue_up(lane, batch);
-  if (!status.ok() && lane.used->rows > 0 && !broken()) status = retry_plainly(lane, batch, status);
+  if (!status.ok() && lane.used->graph && !broken()) status = retry_plainly(lane, batch, status);
   if (!status.ok()) {
     settle(lane);
     (void)let_go(lane).ok();
@@ -164,7 +172,7 @@ void OrtLaneExecutor::shrink(Lane& lane) {
 OrtLaneExecutor::StreamLocks OrtLaneExecutor::lock_stream(const Lane& lane) const {
   GpuSession& session = *model_->gpu();
   if (!session.made_with_graphs) return {};
-  if (lane.used->rows > 0 && !lane.used->captured) {
+  if (lane.used->graph && !lane.used->captured) {
     return {.alone = std::unique_lock(session.capturing), .together = {}};
   }
   return {.alone = {}, .together = std::shared_lock(session.capturing)};
@@ -181,7 +189,12 @@ Status OrtLaneExecutor::retry_plainly(Lane& lane, const LaunchedBatch& batch, co
   if (run_failed && (plain.ok() || bucket.failed_captures >= kCaptureAttempts)) {
     refuse_graphs(why.message());
   }
-  if (!bucket.captured) bucket.shapes.clear();  // another batch may settle them
+  const auto has_captured = [](const Lane& each) {
+    return std::any_of(each.bindings.begin(), each.bindings.end(),
+                       [](const Binding& binding) { return binding.captured; });
+  };
+  // Another batch may settle them.
+  if (std::none_of(lanes_.begin(), lanes_.end(), has_captured)) graph_shapes_.clear();
   return plain;
 }
 
@@ -198,31 +211,57 @@ Status OrtLaneExecutor::queue_up(Lane& lane, const LaunchedBatch& batch) {
   SERVOLLEY_TRY(bind_outputs(lane, batch));
   Status status = run(lane);
   // A graph needs the addresses; what fails with one is tried without it anyway.
-  if (lane.used->rows == 0 && plans_hold_ && may_be_bound_shape_mismatch(status) && !broken()) {
+  if (!lane.used->graph && plans_hold_ && may_be_bound_shape_mismatch(status) && !broken()) {
     plans_hold_ = false;
     status = bind_outputs(lane, batch);
     if (status.ok()) status = run(lane);
     plans_hold_ = !status.ok();  // the plans were not to blame
+    if (!plans_hold_) refuse_graphs("its outputs have other shapes than it declares");
   }
   SERVOLLEY_TRY(status);
   SERVOLLEY_TRY(collect(lane));
   return download(lane);
 }
 
-OrtLaneExecutor::Binding& OrtLaneExecutor::choose(Lane& lane, const LaunchedBatch& batch) const {
-  const bool graphs = batch.rows > 0 && plans_hold_ && model_->gpu()->graphs;
-  for (std::size_t b = 1; graphs && b < lane.bindings.size(); ++b) {
-    Binding& binding = lane.bindings[b];
-    if (binding.rows < batch.rows) continue;
-    // The first batch settles the shapes: a graph is of one shape only.
-    if (binding.shapes.empty()) return binding;
-    bool fits = true;
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      fits = fits && same_row(binding.shapes[i], batch.input(i).front().view.shape);
+OrtLaneExecutor::Binding& OrtLaneExecutor::choose(Lane& lane, const LaunchedBatch& batch) {
+  Binding& any = lane.bindings.front();
+  if (!plans_hold_ || !model_->gpu()->graphs) return any;
+  for (Binding& binding : std::span(lane.bindings).subspan(1)) {
+    const bool has_room = binding.rows >= batch.rows && (binding.rows > 0) == (batch.rows > 0);
+    if (!has_room) continue;
+    if (binding.captured || batch.may_capture) {
+      if (fits_graphs(batch)) return binding;
+      break;
     }
-    if (fits) return binding;
+    return any;
   }
-  return lane.bindings.front();
+  if (batch.may_capture) say_what_does_not_fit(batch);
+  return any;
+}
+
+bool OrtLaneExecutor::fits_graphs(const LaunchedBatch& batch) {
+  if (graph_shapes_.empty()) {
+    for (std::size_t i = 0; i < inputs_.size(); ++i) {
+      Shape& shape = graph_shapes_.emplace_back(batch.input(i).front().view.shape);
+      if (batch.rows > 0) shape[0] = -1;
+    }
+  }
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const Shape& shape = batch.input(i).front().view.shape;
+    if (!same_but_for_rows(graph_shapes_[i], shape, batch.rows > 0)) return false;
+  }
+  return true;
+}
+
+void OrtLaneExecutor::say_what_does_not_fit(const LaunchedBatch& batch) {
+  if (std::exchange(misfit_logged_, true)) return;
+  std::string text =
+      model_->options().name + ": batches that fit none of its CUDA graphs run without";
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    text += (i ? ", '" : ": '") + inputs_[i].name + "' " + batch.outline(i).shape.to_string();
+    if (!graph_shapes_.empty()) text += " (captured: " + graph_shapes_[i].to_string() + ")";
+  }
+  log(abi::kWarning, text);
 }
 
 Status OrtLaneExecutor::outline(const Binding& binding, const LaunchedBatch& batch) {
@@ -259,11 +298,14 @@ Status OrtLaneExecutor::run(Lane& lane) {
       api().run_with_binding(model_->session(), binding.run_options.get(), binding.handle.get()));
   lane.run_failed = !status.ok();
   if (status.ok()) {
-    binding.captured = binding.rows > 0;
+    if (binding.graph) {
+      binding.captured = true;
+      model_->gpu()->captured = true;
+    }
     return status;
   }
   // First: while a stream captures, every other look at the device fails.
-  if (binding.rows > 0 && !binding.captured) SERVOLLEY_TRY(end_capture(binding));
+  if (binding.graph && !binding.captured) SERVOLLEY_TRY(end_capture(binding));
   if (status.code() == Code::kInternal) SERVOLLEY_TRY(gpu().device->probe());
   return status;
 }
@@ -275,7 +317,7 @@ Status OrtLaneExecutor::end_capture(Binding& bucket) {
     return ended;
   }
   // The runtime may have stored what there was of the graph, and would replay it.
-  auto fresh = make_run_options(bucket.rows);
+  auto fresh = make_run_options(true);
   if (!fresh) return std::move(fresh).error();
   bucket.run_options = std::move(*fresh);
   return {};

@@ -23,7 +23,9 @@ namespace servolley::ort {
 // knows before the run come down from where the runtime has put them.
 //
 // Where graphs are on, every lane keeps buffers and a graph for every bucket of rows, captured by
-// its first batch; a batch is filled up with rows that nobody reads.
+// its first batch; a batch is filled up with rows that nobody reads. All graphs are of one shape
+// apart from the rows, the first that may be captured: batches of others run without. A model
+// without a batch dimension has one graph in each lane.
 class OrtLaneExecutor final : public LaneExecutor {
  public:
   static Result<std::unique_ptr<LaneExecutor>> create(std::shared_ptr<const LoadedModel> model,
@@ -49,7 +51,8 @@ class OrtLaneExecutor final : public LaneExecutor {
   };
   // What a lane's batches are bound with: those of any size, or those of one bucket.
   struct Binding {
-    std::int64_t rows = 0;  // 0: any
+    bool graph = false;
+    std::int64_t rows = 0;  // of a bucket; 0: any
     Handle<abi::RunOptions> run_options;
     Handle<abi::Binding> handle;
     std::vector<BoundTensor> inputs;
@@ -57,7 +60,6 @@ class OrtLaneExecutor final : public LaneExecutor {
     std::vector<KeptBuffer> input_memory;  // the device's, or gathered on the host
     std::vector<KeptBuffer> output_memory;
     std::vector<bool> runtime_allocates;  // by output
-    std::vector<Shape> shapes;            // of the inputs: a bucket's do not change any more
     bool captured = false;
     int failed_captures = 0;
   };
@@ -95,8 +97,8 @@ class OrtLaneExecutor final : public LaneExecutor {
 
   explicit OrtLaneExecutor(std::shared_ptr<const LoadedModel> model) : model_(std::move(model)) {}
   Status initialize(const LaneOptions& options);
-  Result<Binding> make_binding(std::int64_t rows) const;
-  Result<Handle<abi::RunOptions>> make_run_options(std::int64_t rows) const;
+  Result<Binding> make_binding(bool graph, std::int64_t rows) const;
+  Result<Handle<abi::RunOptions>> make_run_options(bool graph) const;
 
   const abi::Functions& api() const { return model_->library()->api(); }
   Status take(abi::Error* error) const { return model_->library()->take(error, Phase::kRun); }
@@ -110,7 +112,11 @@ class OrtLaneExecutor final : public LaneExecutor {
   // After a failure with a graph.
   Status retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why);
   void refuse_graphs(const std::string& why);
-  Binding& choose(Lane& lane, const LaunchedBatch& batch) const;
+  Binding& choose(Lane& lane, const LaunchedBatch& batch);
+  // Whether the batch is of the graphs' shape, whatever its rows; where there is none yet, it is
+  // from now on.
+  bool fits_graphs(const LaunchedBatch& batch);
+  void say_what_does_not_fit(const LaunchedBatch& batch);
   Status outline(const Binding& binding, const LaunchedBatch& batch);
   Status reserve_block(KeptBuffer& block, std::size_t bytes);
   Status upload(Lane& lane, const LaunchedBatch& batch);
@@ -137,6 +143,8 @@ class OrtLaneExecutor final : public LaneExecutor {
   std::vector<Output> outputs_;
   Handle<abi::Value> no_strings_;
   std::vector<Lane> lanes_;
+  std::vector<Shape> graph_shapes_;  // of the inputs, for any number of rows; none: not settled
+  bool misfit_logged_ = false;
   std::vector<TensorView> views_;   // of the batch that is being launched, as the session sees it
   std::vector<std::byte*> places_;  // where it finds its inputs on the device
   bool plans_hold_ = true;          // false once the model broke its own shape declarations

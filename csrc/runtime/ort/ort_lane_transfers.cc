@@ -74,7 +74,7 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
       continue;
     }
     // A graph is replayed with the addresses that it was captured with.
-    places_[i] = binding.rows == 0 ? in_place(parts) : nullptr;
+    places_[i] = binding.graph ? nullptr : in_place(parts);
     if (places_[i]) continue;
     SERVOLLEY_TRY(binding.input_memory[i].reserve(*gpu().memory, views_[i].bytes));
     places_[i] = binding.input_memory[i].data();
@@ -83,9 +83,6 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
   }
   SERVOLLEY_TRY(up_.record(lane.uploaded));
   SERVOLLEY_TRY(compute().wait(lane.uploaded));
-  if (binding.rows > 0 && binding.shapes.empty()) {
-    for (const TensorView& view : views_) binding.shapes.push_back(view.shape);
-  }
   // A library that does not tell where it wants its inputs copies those that it wants elsewhere
   // while they are bound: then they have to be there, every time.
   const bool known = model_->gpu()->places_known;

@@ -142,10 +142,13 @@ class OrtRunner final : public Runner {
   }
   GraphUse graphs() const override {
     if (devices_.empty() || !models_.front()->options().cuda_graphs) return GraphUse::kOff;
-    const bool all = std::all_of(models_.begin(), models_.end(), [](const auto& model) {
-      return model->gpu()->graphs.load(std::memory_order_relaxed);
-    });
-    return all ? GraphUse::kOn : GraphUse::kRefused;
+    const auto on_all = [&](std::atomic<bool> GpuSession::*what) {
+      return std::all_of(models_.begin(), models_.end(), [what](const auto& model) {
+        return (model->gpu()->*what).load(std::memory_order_relaxed);
+      });
+    };
+    if (!on_all(&GpuSession::graphs)) return GraphUse::kRefused;
+    return on_all(&GpuSession::captured) ? GraphUse::kOn : GraphUse::kNotYet;
   }
 
  private:

@@ -28,6 +28,7 @@ struct GpuSession {
   // The id that the next graph gets. None is used twice: what the runtime has stored under one is
   // replayed with the addresses of then, and stays when the lanes go.
   std::atomic<int> next_graph{0};
+  std::atomic<bool> captured{false};  // at least one has been
   // While one thread captures, no other may use the stream. Only where there are graphs.
   std::shared_mutex capturing;
 };

@@ -72,7 +72,7 @@ class ServableSnapshot:
     version: int
     load_seconds: float
     stats: "ServableStats"
-    cuda_graphs: Literal["off", "on", "refused"] = "off"
+    cuda_graphs: Literal["off", "on", "refused", "not_yet"] = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class CoreCollector(Collector):
         if asked:
             graphs = GaugeMetricFamily(
                 "servolley_cuda_graphs",
-                "1: batches are replayed as CUDA graphs; 0: asked for, but the model cannot be captured",
+                "1: batches are replayed as CUDA graphs; 0: asked for, but none is captured",
                 labels=_MODEL_LABELS,
             )
             for key, s in asked:
