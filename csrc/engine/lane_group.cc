@@ -1,7 +1,9 @@
 #include "engine/lane_group.h"
 
+#include <algorithm>
 #include <exception>
 #include <string>
+#include <system_error>
 #include <utility>
 
 namespace servolley::engine {
@@ -43,25 +45,30 @@ Status LaneGroup::create(Runner& runner, const LaneOptions& options) {
   return {};
 }
 
-Status LaneGroup::start(const WarmUp& warm_up) {
-  for (auto& instance : instances_) {
-    Instance& self = *instance;
-    self.launcher = std::jthread([this, &self, &warm_up] {
-      Status status = guarded([&] { return warm_up(*self.executor); });
-      {
-        const std::lock_guard lock(context_.mutex);
-        self.warm = std::move(status);
-        warmed_.notify_all();
-      }
-      launch_main(self);
-    });
-    self.completer = std::jthread([this, &self] { complete_main(self); });
+Status LaneGroup::start() {
+  try {
+    for (auto& instance : instances_) {
+      Instance& self = *instance;
+      self.launcher = std::jthread([this, &self] { launch_main(self); });
+      self.completer = std::jthread([this, &self] { complete_main(self); });
+    }
+  } catch (const std::system_error&) {
+    return {Code::kResourceExhausted, "no thread is left for another instance"};
   }
+  return {};
+}
+
+Status LaneGroup::run_on_launchers(const Chore& chore) {
   std::unique_lock lock(context_.mutex);
+  if (stopping_) return unavailable("the model is being unloaded");
+  for (auto& instance : instances_) {
+    instance->chore = &chore;
+    if (instance->asleep) instance->work.notify_one();
+  }
   Status first;
   for (auto& instance : instances_) {
-    warmed_.wait(lock, [&] { return instance->warm.has_value(); });
-    if (first.ok()) first = *instance->warm;
+    chore_done_.wait(lock, [&] { return instance->chore == nullptr; });
+    if (first.ok()) first = std::move(instance->chore_status);
   }
   return first;
 }
@@ -69,6 +76,7 @@ Status LaneGroup::start(const WarmUp& warm_up) {
 void LaneGroup::stop() {
   {
     const std::lock_guard lock(context_.mutex);
+    if (!stopping_) broken_ = all_broken();  // the executors will not be there to be asked
     stopping_ = true;
     for (auto& instance : instances_) instance->work.notify_all();
   }
@@ -84,14 +92,54 @@ void LaneGroup::stop() {
   }
 }
 
+bool LaneGroup::broken() const {
+  const std::lock_guard lock(context_.mutex);
+  return all_broken();
+}
+
+bool LaneGroup::all_broken() const {
+  if (stopping_) return broken_;
+  return !instances_.empty() &&
+         std::all_of(instances_.begin(), instances_.end(),
+                     [](const auto& instance) { return instance->executor->broken(); });
+}
+
 void LaneGroup::wake() {
-  const auto next = placement_.next();
-  if (next && instances_[*next]->asleep) instances_[*next]->work.notify_one();
+  while (const auto next = placement_.next()) {
+    Instance& instance = *instances_[*next];
+    if (instance.asleep) instance.work.notify_one();
+    if (!instance.executor->broken()) return;
+    placement_.retire(*next);  // what follows from that its own thread sees to
+  }
+}
+
+void LaneGroup::do_chore(Instance& self, std::unique_lock<std::mutex>& lock) {
+  if (!self.chore) return;
+  const bool all_free = self.free_lanes.size() == static_cast<std::size_t>(self.executor->lanes());
+  if (!all_free && !stopping_) return;
+  Status status = unavailable("the model is being unloaded");
+  if (!stopping_) {
+    lock.unlock();
+    status = guarded([&] { return (*self.chore)(*self.executor); });
+    lock.lock();
+  }
+  self.chore = nullptr;
+  self.chore_status = std::move(status);
+  chore_done_.notify_all();
+}
+
+void LaneGroup::lose_if_broken(Instance& self, std::unique_lock<std::mutex>& lock) {
+  if (self.lost || !self.executor->broken()) return;
+  lock.unlock();
+  lose(self);
+  lock.lock();
 }
 
 bool LaneGroup::take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired) {
   std::unique_lock lock(context_.mutex);
   for (;;) {
+    do_chore(self, lock);
+    lose_if_broken(self, lock);
     TimePoint ready = kNever;
     if (!self.free_lanes.empty()) {
       if (!self.again.empty()) {
@@ -210,7 +258,7 @@ void LaneGroup::free_lane(Instance& self, const Batch& batch) {
   const std::lock_guard lock(context_.mutex);
   self.free_lanes.push_back(batch.lane);
   placement_.finished(self.index, batch.placed_rows);
-  if (!self.again.empty() && self.asleep) self.work.notify_one();
+  if ((!self.again.empty() || self.chore) && self.asleep) self.work.notify_one();
   if (context_.queue.size() > 0) wake();
 }
 
@@ -237,9 +285,9 @@ void LaneGroup::lose(Instance& self) {
   auto stranded = context_.batches.acquire();
   {
     const std::lock_guard lock(context_.mutex);
+    self.lost = true;
     placement_.retire(self.index);
     if (placement_.none_left()) {
-      broken_.store(true, std::memory_order_release);
       context_.queue.expire(kNever, stranded->items);  // everything
     } else if (context_.queue.size() > 0) {
       wake();

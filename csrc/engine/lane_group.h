@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <thread>
 #include <vector>
 
@@ -38,19 +37,22 @@ class LaneGroup {
 
   // Makes an executor for each of the runner's devices.
   Status create(Runner& runner, const LaneOptions& options);
-  // Starts the threads. Each launching thread calls `warm_up` first: what a runtime keeps per
-  // thread has to be warmed where it is used. Returns when all have; the first error, if there is
-  // one.
-  using WarmUp = std::function<Status(LaneExecutor&)>;
-  Status start(const WarmUp& warm_up);
+  // Starts the threads. RESOURCE_EXHAUSTED if the system has none left.
+  Status start();
+  // Has every launching thread do `chore` with its executor while all of its lanes are free: what a
+  // runtime keeps per thread has to be warmed up where it is used. Returns when all have; the first
+  // error, if there is one. UNAVAILABLE once the group stops. Any thread, one at a time.
+  using Chore = std::function<Status(LaneExecutor&)>;
+  Status run_on_launchers(const Chore& chore);
   // Joins the threads and frees the executors. Nothing may be waiting or launched any more.
   void stop();
 
   // Under the mutex: wakes whoever should look at the queue, if he sleeps.
   void wake();
-  // Every device has failed. What was admitted has been answered, nothing more may be. Any thread;
-  // under the mutex it stays what it is.
-  bool broken() const { return broken_.load(std::memory_order_acquire); }
+  // Every device has failed, whoever noticed: nothing more may be admitted. Any thread.
+  bool broken() const;
+  // The same under the mutex.
+  bool all_broken() const;
 
  private:
   struct Instance {
@@ -62,7 +64,9 @@ class LaneGroup {
     bool asleep = false;
     std::vector<int> free_lanes;
     std::vector<std::unique_ptr<Batch>> again;  // halves of batches that have failed
-    std::optional<Status> warm;                 // how the warm-up went, once it is over
+    const Chore* chore = nullptr;               // to be done when all lanes are free
+    Status chore_status;                        // how it went, once it is over
+    bool lost = false;                          // its device has failed, and that has been seen to
 
     // From the launching thread to the completing one.
     std::mutex launched_mutex;
@@ -80,6 +84,9 @@ class LaneGroup {
 
   void launch_main(Instance& self);
   void complete_main(Instance& self);
+  // Under the lock: whatever has to be done before work is taken, which may let go of the lock.
+  void do_chore(Instance& self, std::unique_lock<std::mutex>& lock);
+  void lose_if_broken(Instance& self, std::unique_lock<std::mutex>& lock);
   // Waits for work and a lane to put it in. False when it is time to go.
   bool take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired);
   void launch(Instance& self, std::unique_ptr<Batch> batch);
@@ -93,9 +100,9 @@ class LaneGroup {
   const LaneContext context_;
   std::vector<std::unique_ptr<Instance>> instances_;
   batching::Placement placement_;  // guarded
-  std::condition_variable warmed_;
-  bool stopping_ = false;  // guarded
-  std::atomic<bool> broken_{false};
+  std::condition_variable chore_done_;
+  bool stopping_ = false;  // guarded, as is the next
+  bool broken_ = false;    // every device was, when the group stopped
 };
 
 }  // namespace servolley::engine

@@ -146,7 +146,7 @@ Status Servable::admit(Request& request, TimePoint now, bool* run_inline) {
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
-    if (lanes_ && lanes_->broken()) {
+    if (lanes_ && lanes_->all_broken()) {
       return unavailable("the device that '" + name_ + "' runs on has failed");
     }
     Status status = queue_.admit(request, now);

@@ -151,8 +151,12 @@ class Servable {
   Result<Duration> run_once(Request& request);
   Status start_instances();
   Status start_lanes();
-  // On a launching thread.
-  Status warm_up(LaneExecutor& executor, std::span<const std::int64_t> row_buckets) const;
+  std::vector<std::int64_t> row_buckets() const;
+  // On a launching thread whose lanes are free.
+  Status warm_up(LaneExecutor& executor) const;
+  Status warm_up_with(LaneExecutor& executor, const Request& request, int runs) const;
+  Result<Duration> run_on_lanes(LaneExecutor& executor, const Request& request, std::int64_t rows,
+                                bool may_capture) const;
   void instance_main(BatchRunner& runner);
   void run_waiting(BatchSink& sink);
   void observe_run(Duration duration);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "codec/tfs_proto.h"
 #include "engine/request.h"
@@ -16,6 +17,8 @@ constexpr int kRuns = 7;
 constexpr Duration kRunsBudget = std::chrono::seconds(1);
 // What larger batches may take, as one row's time lets expect: they are the first to be left out.
 constexpr Duration kSizesBudget = std::chrono::seconds(3);
+// On a device the first run loads what the later ones find.
+constexpr int kLaneRuns = 2;
 
 // Keeps what a warm-up run finishes away from the loop.
 class WarmUpSink final : public BatchSink {
@@ -30,6 +33,26 @@ class WarmUpSink final : public BatchSink {
  private:
   BatchPool& pool_;
 };
+
+// Whether zeros have the shapes that requests will have: no dimension but the batch's is free.
+bool tells_shapes(const Signature& signature) {
+  for (const TensorSpec& spec : signature.inputs) {
+    if (!spec.rank_known) return false;
+    for (std::size_t i = signature.batched ? 1 : 0; i < spec.shape.rank(); ++i) {
+      if (spec.shape[i] < 0) return false;
+    }
+  }
+  return true;
+}
+
+// The first `rows` of a request's rows.
+InputPart first_rows(const codec::InputTensor& input, std::int64_t rows, std::int64_t of) {
+  InputPart part{.view = input.view, .pinned = input.owner.pinned()};
+  if (rows == of) return part;
+  part.view.shape[0] = rows;
+  part.view.bytes = part.view.bytes / static_cast<std::size_t>(of) * static_cast<std::size_t>(rows);
+  return part;
+}
 
 }  // namespace
 
@@ -108,7 +131,6 @@ void Servable::warm_up() {
 
 Status Servable::warm_up_with(std::span<const std::byte> predict_request, int runs,
                               std::size_t decoded_bytes_limit) {
-  if (!loop_runner_) return {Code::kUnimplemented, "requests for warm-up are not run on devices"};
   const codec::DecodeContext context{.signature = signature_,
                                      .model = name_,
                                      .pool = context_.pool,
@@ -125,6 +147,10 @@ Status Servable::warm_up_with(std::span<const std::byte> predict_request, int ru
     input.owner = std::move(*buffer);
   }
   prepare_for_batching(request, signature_.batched);
+  if (lanes_) {
+    return lanes_->run_on_launchers(
+        [&](LaneExecutor& executor) { return warm_up_with(executor, request, runs); });
+  }
   Status status;
   quiet_.run([&] {
     for (int i = 0; i < runs && status.ok(); ++i) {
@@ -133,6 +159,83 @@ Status Servable::warm_up_with(std::span<const std::byte> predict_request, int ru
     }
   });
   return status;
+}
+
+// The request's rows, repeated or cut until there are `rows`, as one batch in every lane. The
+// shortest time that one took.
+Result<Duration> Servable::run_on_lanes(LaneExecutor& executor, const Request& request,
+                                        std::int64_t rows, bool may_capture) const {
+  std::vector<InputPart> parts;
+  for (const codec::InputTensor& input : request.infer.inputs) {
+    for (std::int64_t left = rows; left > 0; left -= request.rows) {
+      parts.push_back(first_rows(input, std::min<std::int64_t>(left, request.rows), request.rows));
+    }
+  }
+  const LaunchedBatch batch{
+      .parts = parts,
+      .requests = static_cast<std::size_t>((rows + request.rows - 1) / request.rows),
+      .rows = request.alone ? 0 : rows,
+      .may_capture = may_capture};
+  Duration best = Duration::max();
+  for (int lane = 0; lane < executor.lanes(); ++lane) {
+    const TimePoint start = Clock::now();
+    std::vector<OutputTensor> outputs(signature_.outputs.size());
+    SERVOLLEY_TRY(executor.launch(lane, batch));
+    SERVOLLEY_TRY(executor.wait(lane, outputs));
+    best = std::min(best, Clock::now() - start);
+  }
+  return best;
+}
+
+Status Servable::warm_up(LaneExecutor& executor) const {
+  // As on the CPU, a model that does not take zeros is none the worse for it, and neither is one
+  // for which there is no memory now; a device that fails is.
+  const bool may_capture = tells_shapes(signature_);
+  const auto run_zeros_on_lanes = [&](std::int64_t rows) -> Result<Duration> {
+    Request request;
+    SERVOLLEY_TRY(make_zeros(rows, request));
+    return run_on_lanes(executor, request, rows, may_capture);
+  };
+  Duration best = Duration::max();
+  for (int i = 0; i < kLaneRuns; ++i) {
+    const auto took = run_zeros_on_lanes(1);
+    if (!took) return executor.broken() ? took.error() : Status();
+    best = std::min(best, *took);
+  }
+  std::vector<std::int64_t> sizes = row_buckets();
+  for (const std::uint32_t rows : warm_up_sizes()) sizes.push_back(rows);
+  // From the largest down, so that no lane's memory has to grow twice.
+  std::sort(sizes.begin(), sizes.end(), std::greater<>());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  const TimePoint start = Clock::now();
+  for (const std::int64_t rows : sizes) {
+    if (rows < 2 || Clock::now() - start + best * rows * executor.lanes() > kSizesBudget) continue;
+    const auto took = run_zeros_on_lanes(rows);
+    if (!took && executor.broken()) return took.error();
+  }
+  return {};
+}
+
+Status Servable::warm_up_with(LaneExecutor& executor, const Request& request, int runs) const {
+  Duration best = Duration::max();
+  for (int i = 0; i < runs; ++i) {
+    const auto took = run_on_lanes(executor, request, request.rows, true);
+    if (!took) return took.error();
+    best = std::min(best, *took);
+  }
+  // Graphs whose shapes zeros do not tell are captured with this request's, for every size. That
+  // there is no memory for one of them does not fail the request.
+  const GraphUse use = graphs();
+  const bool wanted = use == GraphUse::kOn || use == GraphUse::kNotYet;
+  if (!wanted || runs <= 0 || request.alone || tells_shapes(signature_)) return {};
+  const TimePoint start = Clock::now();
+  for (const std::int64_t rows : row_buckets()) {
+    const auto expected = best / request.rows * rows * executor.lanes();
+    if (rows == request.rows || Clock::now() - start + expected > kSizesBudget) continue;
+    const auto took = run_on_lanes(executor, request, rows, true);
+    if (!took && executor.broken()) return took.error();
+  }
+  return {};
 }
 
 }  // namespace servolley::engine

@@ -14,7 +14,7 @@ import pytest
 
 import tf_records
 from servolley._core import crc32c
-from servolley.config.model import ModelConfig, Signature
+from servolley.config.model import ModelConfig, Runtime, Signature
 from servolley.config.settings import Repository
 from servolley.config.strict import ConfigError, parse_toml
 from servolley.config.warm_up import Warmup, WarmupInput, WarmupRequest
@@ -339,14 +339,6 @@ def test_it_ends_when_it_takes_too_long(tmp_path: Path, messages: Messages) -> N
     assert len(f.run(warmup=Warmup(requests=requests, max_time_s=35))) == 3
 
 
-def test_on_a_device_only_zeros_are_run(f: Fixture, caplog: pytest.LogCaptureFixture) -> None:
-    f.engine.warm_up_failure = fake_core.core_error("UNIMPLEMENTED", 501, "not run on devices")
-    assert f.run() == []
-    assert caplog.messages == []
-    assert f.run(warmup=Warmup(requests=[WarmupRequest()] * 3)) == []
-    assert caplog.messages == ["not run on devices; zeros were"]
-
-
 # --- and the load
 
 
@@ -381,6 +373,27 @@ async def test_a_version_is_available_after_its_warm_up(f: Fixture) -> None:
     await settled(f, lambda manager: manager.ready, warmup=warmup)
     assert len(f.engine.warm_ups) == 1
     assert f.engine.routes["m"] == ([1], 1, {})
+
+
+async def test_other_batching_over_the_same_weights_is_warmed_up_as_well(f: Fixture) -> None:
+    warmup = Warmup(requests=[WarmupRequest(name="w")])
+    manager = await settled(f, lambda manager: manager.ready, warmup=warmup)
+    old = manager.models["m"].versions[1].servable
+
+    async def take(instances: int) -> None:
+        manager.apply({"m": f.found(warmup=warmup, runtime=Runtime(instances=instances))})
+        await manager.settle("m")
+
+    await take(2)
+    assert (len(f.engine.reconfigured), len(f.engine.warm_ups)) == (1, 2)
+    second = manager.models["m"].versions[1].servable
+    assert second is not old
+    # A failure leaves what serves.
+    f.engine.warm_up_failure = fake_core.core_error("INTERNAL", 500, "no")
+    await take(3)
+    assert len(f.engine.reconfigured) == 2
+    assert manager.models["m"].versions[1].servable is second
+    assert manager.ready
 
 
 # --- model.toml

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from servolley.config.warm_up import WarmupInput
 from servolley.front import examples
 from servolley.front.signatures import Method, plan
-from servolley.status import Code, StatusError, core_failure, invalid_argument, unimplemented
+from servolley.status import StatusError, core_failure, invalid_argument, unimplemented
 
 if TYPE_CHECKING:
     from servolley._core import Engine, Servable
@@ -70,9 +70,6 @@ class WarmUp:
                 what, request, runs = following
                 self._engine.warm_up(servable, request, runs)
             except CoreError as error:
-                if error.code == Code.UNIMPLEMENTED.canonical:
-                    _log.warning("%s; zeros were", error, extra={"fields": fields})
-                    break
                 failure = core_failure(error)
                 raise StatusError(failure.code, f"warm-up: {what}: {failure.message}") from error
             except StatusError as error:

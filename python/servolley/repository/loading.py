@@ -74,8 +74,9 @@ class Loading:
             options = servable_options(found.config, read_class_labels(found))
             options["files_by_compute_capability"] = files_by_compute_capability(found, life.path)
             if over is not None:
-                return self._engine.reconfigure(over, options)
-            servable = self._engine.load(found.name, life.version, str(life.path), options)
+                servable = self._engine.reconfigure(over, options)
+            else:
+                servable = self._engine.load(found.name, life.version, str(life.path), options)
             try:
                 if self._warm_up is not None:
                     self._warm_up(found, life, servable)

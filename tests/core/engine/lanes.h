@@ -1,7 +1,10 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
+#include <set>
 #include <string>
+#include <thread>
 
 #include "harness.h"
 
@@ -30,8 +33,7 @@ class FakeDevice {
     changed_.notify_all();
   }
   void refuse_launches(Status status) {
-    const std::lock_guard lock(mutex_);
-    refusal_ = std::move(status);
+    refuse_next(std::numeric_limits<int>::max(), std::move(status));
   }
   // Rows of every batch launched so far, in order; at least `count`, or whatever there is after
   // five seconds.
@@ -40,19 +42,39 @@ class FakeDevice {
     changed_.wait_for(lock, std::chrono::seconds(5), [&] { return launches_.size() >= count; });
     return launches_;
   }
+  // What is launched next is refused, so many times.
+  void refuse_next(int count, Status status) {
+    const std::lock_guard lock(mutex_);
+    refused_ = count;
+    refusal_ = std::move(status);
+  }
   std::size_t most_under_way() {
     const std::lock_guard lock(mutex_);
     return most_under_way_;
+  }
+  // By launch, those that were refused as well.
+  std::vector<bool> captures() {
+    const std::lock_guard lock(mutex_);
+    return captures_;
+  }
+  std::size_t launching_threads() {
+    const std::lock_guard lock(mutex_);
+    return threads_.size();
   }
   bool broken() {
     const std::lock_guard lock(mutex_);
     return broken_;
   }
 
-  Status launch(std::int64_t rows) {
+  Status launch(std::int64_t rows, bool may_capture = true) {
     const std::lock_guard lock(mutex_);
+    threads_.insert(std::this_thread::get_id());
+    captures_.push_back(may_capture);
     if (broken_) return internal_error("an illegal memory access was encountered");
-    if (!refusal_.ok()) return refusal_;
+    if (refused_ > 0) {
+      --refused_;
+      return refusal_;
+    }
     launches_.push_back(rows);
     most_under_way_ = std::max(most_under_way_, ++under_way_);
     changed_.notify_all();
@@ -77,8 +99,11 @@ class FakeDevice {
   std::condition_variable changed_;
   bool held_ = false;
   bool broken_ = false;
+  int refused_ = 0;
   Status refusal_;
   std::vector<std::int64_t> launches_;
+  std::vector<bool> captures_;
+  std::set<std::thread::id> threads_;
   std::size_t under_way_ = 0;
   std::size_t most_under_way_ = 0;
 };
@@ -94,7 +119,7 @@ class FakeLanes final : public LaneExecutor {
   Status launch(int number, const LaunchedBatch& batch) override {
     Lane& lane = lanes_[static_cast<std::size_t>(number)];
     REQUIRE_FALSE(lane.taken);
-    SERVOLLEY_TRY(device_.launch(batch.rows));
+    SERVOLLEY_TRY(device_.launch(batch.rows, batch.may_capture));
     lane.taken = true;
     lane.rows = batch.rows;
     lane.inputs.resize(batch.parts.size() / batch.requests);
@@ -137,8 +162,9 @@ class FakeLanes final : public LaneExecutor {
 
 class LaunchingRunner final : public Runner {
  public:
-  LaunchingRunner(Signature signature, std::vector<FakeDevice*> devices)
-      : signature_(std::move(signature)), devices_(std::move(devices)) {
+  LaunchingRunner(Signature signature, std::vector<FakeDevice*> devices,
+                  GraphUse graphs = GraphUse::kOff)
+      : signature_(std::move(signature)), devices_(std::move(devices)), graphs_(graphs) {
     for (std::size_t i = 0; i < devices_.size(); ++i) {
       ids_.push_back({DeviceKind::kCuda, static_cast<int>(i)});
     }
@@ -154,10 +180,12 @@ class LaunchingRunner final : public Runner {
     return std::unique_ptr<LaneExecutor>(
         std::make_unique<FakeLanes>(*devices_[device], options.lanes));
   }
+  GraphUse graphs() const override { return graphs_; }
 
  private:
   const Signature signature_;
   const std::vector<FakeDevice*> devices_;
+  const GraphUse graphs_;
   std::vector<DeviceId> ids_;
 };
 
@@ -179,6 +207,12 @@ inline ServableOptions with_lanes(int lanes) {
   options.warmup = false;
   options.lanes = lanes;
   return options;
+}
+
+inline std::vector<std::unique_ptr<Client>> clients_of(Engine& engine, int count) {
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < count; ++i) clients.push_back(std::make_unique<Client>(engine));
+  return clients;
 }
 
 }  // namespace servolley::engine

@@ -10,12 +10,6 @@ namespace {
 
 using Rows = std::vector<std::int64_t>;
 
-std::vector<std::unique_ptr<Client>> clients_of(Engine& engine, int count) {
-  std::vector<std::unique_ptr<Client>> clients;
-  for (int i = 0; i < count; ++i) clients.push_back(std::make_unique<Client>(engine));
-  return clients;
-}
-
 TEST_CASE("with two lanes a batch is launched while another computes; the rest gathers") {
   for (const int lanes : {1, 2, 3}) {
     Engine engine({});
@@ -121,61 +115,6 @@ TEST_CASE("what a runtime throws is an error for that batch only") {
   CHECK(first_value(answer) == 7.0F);
 }
 
-TEST_CASE("a device that fails answers everybody, and other models go on") {
-  Engine engine({});
-  FakeDevice device(engine.pool(), doubling(engine.pool()));
-  FakeDevice sound(engine.pool(), doubling(engine.pool()));
-  auto servable = serve_on(engine, {&device}, with_lanes(2));
-  auto other = serve_on(engine, {&sound}, with_lanes(2), "other");
-  device.hold();
-  auto clients = clients_of(engine, 6);
-  for (std::size_t i = 0; i < clients.size(); ++i) {
-    clients[i]->send(infer_row(1));
-    if (i < 2) REQUIRE(device.await_launches(i + 1).size() == i + 1);
-  }
-  CHECK_FALSE(servable->broken());
-  device.fail_for_good();
-  for (std::size_t i = 0; i < clients.size(); ++i) {
-    Answer answer;
-    REQUIRE(pump(engine, [&] { return clients[i]->read(answer); }));
-    CHECK(answer.status == (i < 2 ? 500 : 503));
-  }
-  CHECK(servable->broken());
-  CHECK(servable->waiting() == 0);
-  Answer answer;
-  clients[0]->send(infer_row(1));
-  REQUIRE(pump(engine, [&] { return clients[0]->read(answer); }));
-  CHECK(answer.status == 503);
-  CHECK(answer.body.find("failed") != std::string::npos);
-  clients[1]->send(infer_row(4, "other"));
-  REQUIRE(pump(engine, [&] { return clients[1]->read(answer); }));
-  CHECK(first_value(answer) == 8.0F);
-  CHECK_FALSE(other->broken());
-  CHECK(engine.in_flight() == 0);
-  engine.remove_routes("m");
-  servable->close();
-  CHECK(servable->broken());
-}
-
-TEST_CASE("a batch whose launch finds the device broken is not halved and asked for again") {
-  Engine engine({});
-  FakeDevice device(engine.pool(), doubling(engine.pool()));
-  auto servable = serve_on(engine, {&device}, with_lanes(1));
-  device.hold();
-  auto clients = clients_of(engine, 5);
-  clients[0]->send(infer_row(1));
-  REQUIRE(device.await_launches(1).size() == 1);
-  for (std::size_t i = 1; i < clients.size(); ++i) clients[i]->send(infer_row(1));
-  device.fail_for_good();
-  for (auto& client : clients) {
-    Answer answer;
-    REQUIRE(pump(engine, [&] { return client->read(answer); }));
-    CHECK(answer.status >= 500);
-  }
-  CHECK(device.await_launches(1).size() == 1);
-  CHECK(servable->broken());
-}
-
 TEST_CASE("the device with the least to do takes the next batch") {
   Engine engine({});
   FakeDevice first(engine.pool(), doubling(engine.pool()));
@@ -203,37 +142,6 @@ TEST_CASE("the device with the least to do takes the next batch") {
     REQUIRE(pump(engine, [&] { return client->read(answer); }));
     CHECK(answer.status == 200);
   }
-}
-
-TEST_CASE("of two devices one may fail: the other goes on, also with what waited") {
-  Engine engine({});
-  FakeDevice first(engine.pool(), doubling(engine.pool()));
-  FakeDevice second(engine.pool(), doubling(engine.pool()));
-  auto servable = serve_on(engine, {&first, &second}, with_lanes(1));
-  first.hold();
-  second.hold();
-  auto clients = clients_of(engine, 5);
-  clients[0]->send(infer_row(1));
-  REQUIRE(first.await_launches(1).size() == 1);
-  clients[1]->send(infer_row(1));
-  REQUIRE(second.await_launches(1).size() == 1);
-  for (std::size_t i = 2; i < clients.size(); ++i) clients[i]->send(infer_row(1));
-  first.fail_for_good();
-  Answer answer;
-  REQUIRE(pump(engine, [&] { return clients[0]->read(answer); }));
-  CHECK(answer.status == 500);
-  CHECK_FALSE(servable->broken());
-  second.release();
-  for (std::size_t i = 1; i < clients.size(); ++i) {
-    REQUIRE(pump(engine, [&] { return clients[i]->read(answer); }));
-    CHECK(answer.status == 200);
-  }
-  CHECK(first.await_launches(1).size() == 1);
-  second.fail_for_good();
-  clients[0]->send(infer_row(1));
-  REQUIRE(pump(engine, [&] { return clients[0]->read(answer); }));
-  CHECK(answer.status == 500);
-  CHECK(servable->broken());
 }
 
 TEST_CASE("deadlines, and clients that leave, while every lane is taken") {
@@ -279,40 +187,6 @@ TEST_CASE("a batch waits for company as long as it may, on devices, too") {
     CHECK(answer.status == 200);
   }
   CHECK(device.await_launches(1) == Rows{4});
-}
-
-TEST_CASE("every lane is warmed up with every size, from the largest down, before it serves") {
-  Engine engine({});
-  FakeDevice device(engine.pool(), doubling(engine.pool()));
-  ServableOptions options = with_lanes(2);
-  options.warmup = true;
-  options.max_batch_size = 6;
-  serve_on(engine, {&device}, options);
-  CHECK(device.await_launches(8) == Rows{6, 6, 4, 4, 2, 2, 1, 1});
-
-  FakeDevice preferring(engine.pool(), doubling(engine.pool()));
-  options.preferred_batch_sizes = {3, 6};
-  serve_on(engine, {&preferring}, options, "preferring");
-  CHECK(preferring.await_launches(6) == Rows{6, 6, 3, 3, 1, 1});
-
-  // Sizes for graphs stand in their place; one above the limit is none.
-  FakeDevice recording(engine.pool(), doubling(engine.pool()));
-  options.graph_rows = {8, 2};
-  serve_on(engine, {&recording}, options, "recording");
-  CHECK(recording.await_launches(6) == Rows{6, 6, 2, 2, 1, 1});
-
-  // A device that is broken by then is found when the model is loaded.
-  FakeDevice broken(engine.pool(), doubling(engine.pool()));
-  broken.fail_for_good();
-  auto runner = std::make_shared<LaunchingRunner>(unary_signature(DType::kFp32),
-                                                  std::vector<FakeDevice*>{&broken});
-  const auto refused = engine.create_servable("broken", 1, runner, options);
-  REQUIRE_FALSE(refused);
-  CHECK(refused.error().message().find("illegal memory access") != std::string::npos);
-  options.execution = Execution::kInline;
-  const auto inline_refused = engine.create_servable("inline", 1, runner, options);
-  REQUIRE_FALSE(inline_refused);
-  CHECK(inline_refused.error().code() == Code::kInvalidArgument);
 }
 
 TEST_CASE("closing while batches are under way answers them first") {
