@@ -98,6 +98,8 @@ struct OutputView {
   TensorView view;
   // Keeps `view` alive; shared into the payload for zero-copy segments.
   const Buffer* owner = nullptr;
+  // Its client has it already, in its shared memory: `view` may have no data.
+  bool delivered = false;
 };
 
 struct EncodeContext {

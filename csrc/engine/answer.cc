@@ -67,7 +67,10 @@ void Engine::answer_request(Batch& batch, std::size_t item, TimePoint now) {
   if (status.ok()) {
     outputs_.clear();
     for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
-      outputs_.push_back({.view = rows_of(batch, o, item), .owner = &batch.outputs[o].owner});
+      const OutputTensor& output = batch.outputs[o];
+      outputs_.push_back({.view = rows_of(batch, o, item),
+                          .owner = &output.owner,
+                          .delivered = output.delivered_to(item)});
     }
     if (request.infer.uses_shared_memory()) status = write_shared_tensors(request, outputs_);
     if (status.ok()) status = session.answer(request, outputs_, now);

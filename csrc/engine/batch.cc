@@ -67,6 +67,7 @@ void Batch::clear() {
   rows = 0;
   nonfinite = 0;
   executed = false;
+  watched = false;
 }
 
 void Batch::number_rows() {
@@ -159,7 +160,7 @@ TensorView rows_of(const Batch& batch, std::size_t output, std::size_t item) {
   }
   const auto per_row = static_cast<std::size_t>(view.shape.row_element_count().value_or(0));
   const std::size_t row_bytes = per_row * element_size(view.dtype);
-  view.data += row_bytes * static_cast<std::size_t>(request.first_row);
+  if (view.data) view.data += row_bytes * static_cast<std::size_t>(request.first_row);
   view.bytes = row_bytes * request.rows;
   return view;
 }

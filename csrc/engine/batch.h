@@ -22,6 +22,7 @@ struct Batch {
   std::int64_t rows = 0;
   std::uint32_t nonfinite = 0;  // requests whose answer holds NaN or infinity, if that is watched
   bool executed = false;        // the model ran (for statistics)
+  bool watched = false;         // the outputs are to be searched for NaN and infinity
   // While it is launched: its lane, and the rows that the placement counts for it.
   int lane = 0;
   std::uint64_t placed_rows = 0;

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <exception>
 
+#include "engine/shared_tensors.h"
+
 namespace servolley::engine {
 
 BatchRunner::BatchRunner(const Signature& signature, std::unique_ptr<Executor> executor, Pool& pool,
@@ -51,7 +53,7 @@ void BatchRunner::run_or_bisect(std::unique_ptr<Batch> batch, BatchSink& sink) {
 
 Status BatchRunner::execute(Batch& batch) {
   batch.number_rows();
-  Status status;
+  Status status = read_pending(batch);
   for (std::size_t i = 0; i < views_.size() && status.ok(); ++i) {
     status = gather(batch, i, views_[i]);
   }
@@ -65,6 +67,7 @@ Status BatchRunner::execute(Batch& batch) {
   }
   for (Buffer& buffer : gathered_) buffer.reset();
   if (status.ok() && batch.items.size() > 1) status = index_outputs(signature_, batch);
+  if (status.ok()) deliver_to_devices(batch);
   return status;
 }
 

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include "engine/shared_tensors.h"
+
 namespace servolley::engine {
 namespace {
 
@@ -33,6 +35,7 @@ Status LaneGroup::create(Runner& runner, const LaneOptions& options) {
     if (!executor) return std::move(executor).error();
     auto instance = std::make_unique<Instance>();
     instance->index = i;
+    if (runner.gives_device_memory()) instance->device = runner.devices()[i];
     instance->executor = std::move(*executor);
     const auto lanes = static_cast<std::size_t>(instance->executor->lanes());
     for (std::size_t lane = lanes; lane > 0; --lane) {
@@ -207,6 +210,7 @@ void LaneGroup::launch(Instance& self, std::unique_ptr<Batch> batch) {
 
 Status LaneGroup::queue_up(Instance& self, Batch& batch) {
   batch.number_rows();
+  SERVOLLEY_TRY(read_pending(batch));
   self.parts.clear();
   for (std::size_t input = 0; input < context_.signature.inputs.size(); ++input) {
     for (std::size_t i = 0; i < batch.items.size(); ++i) {
@@ -218,10 +222,33 @@ Status LaneGroup::queue_up(Instance& self, Batch& batch) {
                             .on_device = tensor.device.kind != DeviceKind::kCpu});
     }
   }
+  batch.watched = context_.watched.load(std::memory_order_relaxed);
+  find_targets(self, batch);
   const bool shared = context_.signature.batched && !batch.items.front()->alone;
-  return self.executor->launch(
-      batch.lane,
-      {.parts = self.parts, .requests = batch.items.size(), .rows = shared ? batch.rows : 0});
+  return self.executor->launch(batch.lane, {.parts = self.parts,
+                                            .requests = batch.items.size(),
+                                            .rows = shared ? batch.rows : 0,
+                                            .targets = self.targets});
+}
+
+void LaneGroup::find_targets(Instance& self, const Batch& batch) const {
+  self.targets.clear();
+  // Whoever looks at the outputs needs them on the host.
+  if (self.device.kind == DeviceKind::kCpu || batch.watched) return;
+  bool any = false;
+  for (std::size_t output = 0; output < context_.signature.outputs.size(); ++output) {
+    const bool bytes = context_.signature.outputs[output].dtype == DType::kBytes;
+    for (std::size_t i = 0; i < batch.items.size(); ++i) {
+      const Request& request = batch.request(i);
+      OutputPart target;
+      if (!bytes && !request.shadow && !request.output_regions.empty()) {
+        target = device_target(request, output, self.device);
+      }
+      any = any || target.data;
+      self.targets.push_back(target);
+    }
+  }
+  if (!any) self.targets.clear();
 }
 
 void LaneGroup::complete_main(Instance& self) {
@@ -237,14 +264,12 @@ void LaneGroup::complete_main(Instance& self) {
     Status status = guarded([&] { return wait_for(self, *batch); });
     batch->run_end = Clock::now();
     free_lane(self, *batch);  // first: the device must not wait for what is done here
-    if (status.ok() && batch->items.size() > 1) status = index_outputs(context_.signature, *batch);
+    if (status.ok()) status = guarded([&] { return finish(*batch); });
     if (!status.ok()) {
       fail(self, std::move(batch), std::move(status));
       continue;
     }
     batch->executed = true;
-    if (context_.watched.load(std::memory_order_relaxed))
-      batch->nonfinite = count_nonfinite(*batch);
     context_.completions.finished(std::move(batch));
   }
 }
@@ -252,6 +277,13 @@ void LaneGroup::complete_main(Instance& self) {
 Status LaneGroup::wait_for(Instance& self, Batch& batch) {
   batch.outputs.resize(context_.signature.outputs.size());
   return self.executor->wait(batch.lane, batch.outputs);
+}
+
+Status LaneGroup::finish(Batch& batch) const {
+  if (batch.items.size() > 1) SERVOLLEY_TRY(index_outputs(context_.signature, batch));
+  if (batch.watched) batch.nonfinite = count_nonfinite(batch);
+  deliver_to_devices(batch);
+  return {};
 }
 
 void LaneGroup::free_lane(Instance& self, const Batch& batch) {

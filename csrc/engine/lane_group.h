@@ -57,6 +57,7 @@ class LaneGroup {
  private:
   struct Instance {
     std::size_t index = 0;
+    DeviceId device;  // whose memory outputs may be wanted in; the host's: in no device's
     std::unique_ptr<LaneExecutor> executor;
 
     // Guarded by the queue's mutex.
@@ -77,6 +78,7 @@ class LaneGroup {
     // The launching thread's.
     std::unique_ptr<Batch> spare;
     std::vector<InputPart> parts;
+    std::vector<OutputPart> targets;
 
     std::jthread launcher;
     std::jthread completer;
@@ -91,7 +93,10 @@ class LaneGroup {
   bool take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired);
   void launch(Instance& self, std::unique_ptr<Batch> batch);
   Status queue_up(Instance& self, Batch& batch);
+  void find_targets(Instance& self, const Batch& batch) const;
   Status wait_for(Instance& self, Batch& batch);
+  // What is left to do with outputs that are there.
+  Status finish(Batch& batch) const;
   void free_lane(Instance& self, const Batch& batch);
   void fail(Instance& self, std::unique_ptr<Batch> batch, Status status);
   // The instance's device has failed for good.

@@ -59,6 +59,7 @@ void RequestPool::release(Request* request) {
   request->body.reset();
   request->input_regions.clear();
   request->output_regions.clear();
+  request->pending_reads.clear();
   request->response_coding = codec::Coding::kIdentity;
   request->sequence = 0;
   request->traced = false;

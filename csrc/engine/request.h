@@ -37,6 +37,13 @@ struct Request : batching::Item {
   // Of inputs that are read where they lie, and of infer.shared_outputs: kept until the answer.
   std::vector<std::shared_ptr<const shm::Region>> input_regions;
   std::vector<std::shared_ptr<const shm::Region>> output_regions;
+  // Inputs that are copied out of a GPU's memory when the request runs: that waits for the GPU.
+  struct PendingRead {
+    std::uint32_t input = 0;
+    std::uint64_t offset = 0;
+    std::shared_ptr<const shm::Region> region;
+  };
+  std::vector<PendingRead> pending_reads;
   std::vector<std::int64_t> key_storage;
   TimePoint received{};
   // Set by the loop thread, read by instances: the answer will not be sent.

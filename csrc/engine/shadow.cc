@@ -128,7 +128,7 @@ bool Shadow::fill(Sample& sample, const Request& request,
     const codec::OutputView& from = outputs[*index];
     if (from.view.bytes > 0 && !*from.owner) return false;
     sample.held_bytes += from.owner->capacity();
-    expected.emplace(OutputTensor{from.view, from.owner->share()});
+    expected.emplace(OutputTensor{.view = from.view, .owner = from.owner->share()});
     any = true;
   }
   prepare_for_batching(sample, signature_.batched);

@@ -75,14 +75,85 @@ Status read_shared_tensors(Request& request, const codec::DecodeContext& context
       request.input_regions.push_back(*regions.find(shared.part.region));
       continue;
     }
+    // The loop does not wait for a GPU. What is in BYTES has to be known before admission.
+    if (inputs[i]->device_data() && input.view.dtype != DType::kBytes) {
+      auto copy = context.pool.allocate(input.view.bytes);
+      if (!copy) return std::move(copy).error();
+      input.view.data = copy->data();
+      input.owner = std::move(*copy);
+      request.pending_reads.push_back({.input = shared.index,
+                                       .offset = shared.part.offset,
+                                       .region = *regions.find(shared.part.region)});
+      continue;
+    }
     SERVOLLEY_TRY(read_input(shared, *inputs[i], context, input));
   }
   return {};
 }
 
+Status read_pending(const Batch& batch) {
+  for (std::size_t i = 0; i < batch.items.size(); ++i) {
+    for (const Request::PendingRead& read : batch.request(i).pending_reads) {
+      const codec::InputTensor& input = batch.request(i).infer.inputs[read.input];
+      SERVOLLEY_TRY(read.region->read(read.offset, {input.owner.data(), input.view.bytes}));
+    }
+  }
+  return {};
+}
+
+OutputPart device_target(const Request& request, std::size_t output, DeviceId device) {
+  OutputPart target;
+  for (const codec::RequestedOutput& wanted : request.infer.outputs) {
+    if (wanted.index != output) continue;
+    // Wanted twice, or in the answer: then it has to come to the host anyway.
+    if (target.data || wanted.form != codec::OutputForm::kShared || wanted.classification) {
+      return {};
+    }
+    const shm::Region& region = *request.output_regions[wanted.shared];
+    if (!region.device_data() || region.device() != device) return {};
+    const codec::SharedPart& part = request.infer.shared_outputs[wanted.shared];
+    target = {.data = region.device_data() + part.offset, .capacity = part.bytes};
+  }
+  return target;
+}
+
+namespace {
+
+// Whether the output is now wherever the request wants it in shared memory, all of it on devices.
+bool write_to_devices(const Request& request, std::size_t output, const TensorView& view) {
+  bool any = false;
+  for (const codec::RequestedOutput& wanted : request.infer.outputs) {
+    if (wanted.index != output || wanted.form != codec::OutputForm::kShared) continue;
+    const codec::SharedPart& part = request.infer.shared_outputs[wanted.shared];
+    const shm::Region& region = *request.output_regions[wanted.shared];
+    if (!region.device_data() || view.bytes > part.bytes) return false;
+    if (!region.write(part.offset, view.span()).ok()) return false;
+    any = true;
+  }
+  return any;
+}
+
+}  // namespace
+
+void deliver_to_devices(Batch& batch) {
+  for (std::size_t i = 0; i < batch.items.size(); ++i) {
+    const Request& request = batch.request(i);
+    if (request.output_regions.empty() || request.cancelled.load(std::memory_order_relaxed)) {
+      continue;
+    }
+    for (std::size_t o = 0; o < batch.outputs.size(); ++o) {
+      OutputTensor& output = batch.outputs[o];
+      if (output.delivered_to(i) || !write_to_devices(request, o, rows_of(batch, o, i))) continue;
+      output.delivered.resize(batch.items.size());
+      output.delivered[i] = true;
+    }
+  }
+}
+
 Status write_shared_tensors(const Request& request, std::span<const codec::OutputView> outputs) {
   for (const codec::RequestedOutput& output : request.infer.outputs) {
     if (output.form != codec::OutputForm::kShared) continue;
+    if (outputs[output.index].delivered) continue;
     const codec::SharedPart& part = request.infer.shared_outputs[output.shared];
     const TensorView& view = outputs[output.index].view;
     if (view.bytes > part.bytes) {

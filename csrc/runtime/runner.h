@@ -21,6 +21,13 @@ namespace servolley {
 struct OutputTensor {
   TensorView view;
   Buffer owner;
+  // By request, whether its rows lie where they were wanted. Where that was a target of the launch
+  // they are not in `view`, which has no data if they all are. Empty: none are.
+  std::vector<bool> delivered{};
+
+  bool delivered_to(std::size_t request) const {
+    return request < delivered.size() && delivered[request];
+  }
 };
 
 // What one instance runs batches with. Belongs to one thread at a time.
@@ -46,17 +53,30 @@ struct InputPart {
   bool on_device = false;
 };
 
+// Where one request wants its part of one output: in memory of the device that its batch is
+// launched on. Nowhere, or what is too small for it: in host memory.
+struct OutputPart {
+  std::byte* data = nullptr;
+  std::size_t capacity = 0;
+};
+
 // A batch on its way to a device: what each of `requests` brings, input by input in the signature's
 // order. One request is the batch as it is; of several the rows follow each other.
 struct LaunchedBatch {
   std::span<const InputPart> parts;
   std::size_t requests = 1;
   std::int64_t rows = 0;  // the batch size where the signature is batched, else 0
+  // Output by output in the signature's order, as the parts are input by input. Empty: all come to
+  // host memory. Only where Runner::gives_device_memory().
+  std::span<const OutputPart> targets{};
   // Whether the shapes are those of real requests, so that a graph may be made for them.
   bool may_capture = true;
 
   std::span<const InputPart> input(std::size_t i) const {
     return parts.subspan(i * requests, requests);
+  }
+  std::span<const OutputPart> output(std::size_t i) const {
+    return targets.empty() ? targets : targets.subspan(i * requests, requests);
   }
   // The input as one tensor of all rows, without its data.
   TensorView outline(std::size_t i) const {
@@ -76,12 +96,12 @@ class LaneExecutor {
   virtual ~LaneExecutor() = default;
   virtual int lanes() const = 0;
   // Launching thread. Queues everything that the batch needs and returns without waiting for the
-  // device. The parts must stay where they are until wait() has returned. On an error, with the
-  // meanings of Executor::run, nothing is read any more and the lane is free.
+  // device. Parts and targets must stay where they are until wait() has returned. On an error, with
+  // the meanings of Executor::run, nothing is read any more and the lane is free.
   virtual Status launch(int lane, const LaunchedBatch& batch) = 0;
   // Completing thread, lanes in the order of their launches. Returns when the outputs (one per
-  // output of the signature) are in host memory and theirs alone; the lane is free then, also after
-  // an error.
+  // output of the signature) are where they were wanted, or in host memory and theirs alone; the
+  // lane is free then, also after an error.
   virtual Status wait(int lane, std::span<OutputTensor> outputs) = 0;
   // Any thread. The device has failed for good: nothing launched from now on will be answered.
   virtual bool broken() const = 0;
@@ -113,6 +133,8 @@ class Runner {
   virtual std::span<const DeviceId> devices() const { return {}; }
   // Whether inputs may lie in the memory of the device that their batch is launched on.
   virtual bool takes_device_memory() const { return false; }
+  // Whether outputs may be wanted in the memory of the device that their batch is launched on.
+  virtual bool gives_device_memory() const { return false; }
   // Where there are no devices.
   virtual Result<std::unique_ptr<Executor>> create_executor() = 0;
   // For the device of that place in devices(). Belongs to one launching and one completing thread.

@@ -19,7 +19,8 @@ class CudaRegion final : public Region {
   DeviceId device() const override { return memory_->gpu()->id(); }
   std::byte* device_data() const override { return memory_->data(); }
 
-  // Both wait for the copy. INTERNAL if the device is broken.
+  // Any thread; both wait for the copy, and for copies of other threads before it. INTERNAL if the
+  // device is broken.
   Status read(std::uint64_t offset, std::span<std::byte> to) const override;
   Status write(std::uint64_t offset, std::span<const std::byte> from) const override;
 

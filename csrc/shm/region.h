@@ -1,7 +1,8 @@
 #pragma once
 
 // shm [layer 4]: regions of shared memory that clients have registered, POSIX objects of the host
-// and allocations of a GPU, and the table of them. Loop thread only.
+// and allocations of a GPU, and the table of them. Loop thread only, except for reading and writing
+// a GPU's memory.
 
 #include <cstddef>
 #include <cstdint>

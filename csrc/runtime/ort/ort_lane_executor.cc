@@ -220,7 +220,7 @@ Status OrtLaneExecutor::queue_up(Lane& lane, const LaunchedBatch& batch) {
   }
   SERVOLLEY_TRY(status);
   SERVOLLEY_TRY(collect(lane));
-  return download(lane);
+  return download(lane, batch);
 }
 
 OrtLaneExecutor::Binding& OrtLaneExecutor::choose(Lane& lane, const LaunchedBatch& batch) {

@@ -19,6 +19,9 @@ namespace servolley::ort {
 // come down in a third, and events hold them in order. The rows of pinned requests go straight to
 // their place in the device's batch; small and unpinned ones are gathered in pinned memory first.
 //
+// Outputs that clients want in memory of the device are copied there. A request by itself has them
+// written there by the run where nothing speaks against it.
+//
 // Strings, and what the session wants on the CPU, stay in host memory. Outputs whose shape nobody
 // knows before the run come down from where the runtime has put them.
 //
@@ -67,6 +70,7 @@ class OrtLaneExecutor final : public LaneExecutor {
   struct Descent {
     OutputTensor tensor;
     const std::byte* from = nullptr;    // device memory
+    bool in_place = false;              // which is its client's already
     std::optional<std::size_t> staged;  // its place in the lane's block, if it is not pinned
     Handle<abi::Value> value;           // what the runtime made, on the device or the host
   };
@@ -125,13 +129,19 @@ class OrtLaneExecutor final : public LaneExecutor {
   Status bind_device_input(Binding& binding, std::size_t i, bool anew);
   Status bind_host_input(Lane& lane, std::size_t i, std::span<const InputPart> parts);
   Status bind_outputs(Lane& lane, const LaunchedBatch& batch);
-  Status bind_output(Binding& binding, std::size_t i, Descent& descent, std::int64_t rows);
+  Status bind_output(Binding& binding, std::size_t i, Descent& descent, const LaunchedBatch& batch);
+  // The client's memory for an output, where the run may write to it as it is; null if it may not.
+  std::byte* written_in_place(const Binding& binding, std::size_t i, const LaunchedBatch& batch,
+                              std::size_t bytes) const;
   Status leave_to_runtime(Binding& binding, std::size_t i) const;
   Status run(Lane& lane);
   // Puts the stream in order after a run that should have captured; the bucket may try again.
   Status end_capture(Binding& bucket);
   Status collect(Lane& lane);
-  Status download(Lane& lane);
+  // Which requests get their rows of the output on the device.
+  static void choose_deliveries(const LaunchedBatch& batch, std::size_t i, OutputTensor& tensor);
+  Status download(Lane& lane, const LaunchedBatch& batch);
+  Status bring_down(Lane& lane, const LaunchedBatch& batch, std::size_t i);
   Status let_go(Lane& lane) const;
   // Waits until nothing reads or writes the lane's memory and the batch's. With the stream's lock.
   void settle(Lane& lane);

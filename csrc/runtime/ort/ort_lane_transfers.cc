@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <functional>
 
 #include "device/host_device.h"
 #include "runtime/ort/ort_lane_executor.h"
@@ -30,6 +31,19 @@ std::byte* in_place(std::span<const InputPart> parts) {
   // The interface takes no const; inputs are only read.
   return reinterpret_cast<std::uintptr_t>(data) % kAlignment == 0 ? const_cast<std::byte*>(data)
                                                                   : nullptr;
+}
+
+bool overlap(const std::byte* a, std::size_t a_bytes, const std::byte* b, std::size_t b_bytes) {
+  const auto from_a = reinterpret_cast<std::uintptr_t>(a);
+  const auto from_b = reinterpret_cast<std::uintptr_t>(b);
+  return from_a < from_b + b_bytes && from_b < from_a + a_bytes;
+}
+
+// The bytes of one request's rows in an output of the batch.
+std::size_t bytes_of_request(const LaunchedBatch& batch, const TensorView& output, std::size_t j) {
+  if (batch.requests == 1) return output.bytes;
+  const auto rows = static_cast<std::size_t>(batch.input(0)[j].view.shape[0]);
+  return output.bytes / static_cast<std::size_t>(batch.rows) * rows;
 }
 
 void gather(std::span<const InputPart> parts, std::byte* to) {
@@ -183,23 +197,28 @@ Status OrtLaneExecutor::bind_outputs(Lane& lane, const LaunchedBatch& batch) {
       gather(batch.input(*input), descent.tensor.owner.data());
       continue;
     }
-    SERVOLLEY_TRY(bind_output(*lane.used, i, descent, batch.rows));
+    SERVOLLEY_TRY(bind_output(*lane.used, i, descent, batch));
   }
   return {};
 }
 
 Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& descent,
-                                    std::int64_t rows) {
+                                    const LaunchedBatch& batch) {
   const Output& output = outputs_[i];
+  const std::int64_t rows = batch.rows;
   const std::int64_t bound_rows = binding.rows > 0 ? binding.rows : rows;
   std::optional<Shape> shape;
   if (plans_hold_ && !output.on_host && output.plan.possible()) {
     shape = output.plan.infer(views_, bound_rows);
   }
   const auto bytes = shape ? shape->byte_count(output.dtype) : std::optional<std::size_t>();
-  if (binding.rows > 0 && (!bytes || shape->rank() == 0 || (*shape)[0] != binding.rows)) {
-    const Status status =
-        internal_error("output '" + output.name + "' has no row for each of the batch");
+  const bool has_rows =
+      bytes && (binding.rows == 0 || (shape->rank() > 0 && (*shape)[0] == binding.rows));
+  if (binding.graph && !has_rows) {
+    // Without a place of its own it would be read where it was when the graph was captured.
+    const Status status = internal_error(
+        "output '" + output.name + "' " +
+        (bytes ? "has no row for each of the batch" : "has no shape before it is there"));
     refuse_graphs(status.message());
     return status;
   }
@@ -207,8 +226,12 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
   if (*bytes > model_->options().max_output_bytes) {
     return too_much_output(output.name, model_->options().max_output_bytes);
   }
-  SERVOLLEY_TRY(binding.output_memory[i].reserve(*gpu().memory, *bytes));
-  std::byte* const data = binding.output_memory[i].data();
+  std::byte* data = written_in_place(binding, i, batch, *bytes);
+  descent.in_place = data != nullptr;
+  if (!data) {
+    SERVOLLEY_TRY(binding.output_memory[i].reserve(*gpu().memory, *bytes));
+    data = binding.output_memory[i].data();
+  }
   TensorView view{output.dtype, *shape, data, *bytes};
   if (binding.runtime_allocates[i] || !binding.outputs[i].is(data, view)) {
     SERVOLLEY_TRY(
@@ -225,6 +248,28 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
   descent.tensor.view = view;
   descent.from = data;
   return {};
+}
+
+std::byte* OrtLaneExecutor::written_in_place(const Binding& binding, std::size_t i,
+                                             const LaunchedBatch& batch, std::size_t bytes) const {
+  if (batch.requests != 1 || batch.targets.empty() || binding.graph) return nullptr;
+  const OutputPart& target = batch.targets[i];
+  const bool suits = reinterpret_cast<std::uintptr_t>(target.data) % kAlignment == 0;
+  if (!target.data || !suits || bytes == 0 || bytes > target.capacity) return nullptr;
+  // What the run has yet to read must not be written over.
+  for (std::size_t in = 0; in < inputs_.size(); ++in) {
+    const InputPart& part = batch.parts[in];
+    if (part.on_device && overlap(target.data, bytes, part.view.data, part.view.bytes)) {
+      return nullptr;
+    }
+  }
+  for (std::size_t other = 0; other < outputs_.size(); ++other) {
+    const OutputPart& theirs = batch.targets[other];
+    if (other != i && theirs.data && overlap(target.data, bytes, theirs.data, theirs.capacity)) {
+      return nullptr;
+    }
+  }
+  return target.data;
 }
 
 Status OrtLaneExecutor::collect(Lane& lane) {
@@ -253,11 +298,34 @@ Status OrtLaneExecutor::collect(Lane& lane) {
   return {};
 }
 
-Status OrtLaneExecutor::download(Lane& lane) {
+void OrtLaneExecutor::choose_deliveries(const LaunchedBatch& batch, std::size_t i,
+                                        OutputTensor& tensor) {
+  if (batch.targets.empty()) return;
+  const Shape& shape = tensor.view.shape;
+  // Rows that cannot be told apart are an error of the batch, which somebody else will tell.
+  if (batch.requests > 1 && (shape.rank() == 0 || shape[0] != batch.rows)) return;
+  bool any = false;
+  std::vector<bool> delivered(batch.requests);
+  for (std::size_t j = 0; j < batch.requests; ++j) {
+    const OutputPart& target = batch.output(i)[j];
+    delivered[j] = target.data && bytes_of_request(batch, tensor.view, j) <= target.capacity;
+    any = any || delivered[j];
+  }
+  if (any) tensor.delivered = std::move(delivered);
+}
+
+Status OrtLaneExecutor::download(Lane& lane, const LaunchedBatch& batch) {
   std::size_t staged = 0;
-  for (Descent& descent : lane.descents) {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    Descent& descent = lane.descents[i];
     if (!descent.from) continue;
     OutputTensor& tensor = descent.tensor;
+    tensor.view.data = nullptr;
+    choose_deliveries(batch, i, tensor);
+    const auto& delivered = tensor.delivered;
+    if (!delivered.empty() && std::all_of(delivered.begin(), delivered.end(), std::identity())) {
+      continue;
+    }
     SERVOLLEY_TRY(grow(tensor.owner, *model_->options().pool, tensor.view.bytes));
     tensor.view.data = tensor.owner.data();
     if (tensor.owner.pinned() || tensor.view.bytes == 0) continue;
@@ -268,13 +336,33 @@ Status OrtLaneExecutor::download(Lane& lane) {
   lane.queued.down = true;
   SERVOLLEY_TRY(compute().record(lane.computed));
   SERVOLLEY_TRY(down_.wait(lane.computed));
-  for (Descent& descent : lane.descents) {
-    if (!descent.from || descent.tensor.view.bytes == 0) continue;
-    std::byte* const to =
-        descent.staged ? lane.down.data() + *descent.staged : descent.tensor.owner.data();
-    SERVOLLEY_TRY(down_.copy_to_host(to, descent.from, descent.tensor.view.bytes));
-  }
+  for (std::size_t i = 0; i < outputs_.size(); ++i) SERVOLLEY_TRY(bring_down(lane, batch, i));
   return down_.record(lane.downloaded);
+}
+
+Status OrtLaneExecutor::bring_down(Lane& lane, const LaunchedBatch& batch, std::size_t i) {
+  const Descent& descent = lane.descents[i];
+  const OutputTensor& tensor = descent.tensor;
+  if (!descent.from || descent.in_place || tensor.view.bytes == 0) return {};
+  std::byte* const to = descent.staged ? lane.down.data() + *descent.staged : tensor.owner.data();
+  std::size_t at = 0;
+  std::size_t brought = 0;  // what lies between goes to the host
+  const auto bring = [&](std::size_t end) -> Status {
+    if (brought == end) return {};
+    return down_.copy_to_host(to + brought, descent.from + brought, end - brought);
+  };
+  for (std::size_t j = 0; j < tensor.delivered.size(); ++j) {
+    const std::size_t bytes = bytes_of_request(batch, tensor.view, j);
+    if (tensor.delivered[j]) {
+      SERVOLLEY_TRY(bring(at));
+      if (bytes) {
+        SERVOLLEY_TRY(down_.copy_on_device(batch.output(i)[j].data, descent.from + at, bytes));
+      }
+      brought = at + bytes;
+    }
+    at += bytes;
+  }
+  return bring(tensor.view.bytes);
 }
 
 }  // namespace servolley::ort

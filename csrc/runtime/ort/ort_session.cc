@@ -133,6 +133,11 @@ class OrtRunner final : public Runner {
   bool takes_device_memory() const override {
     return !models_.empty() && std::all_of(models_.begin(), models_.end(), all_on_device);
   }
+  bool gives_device_memory() const override {
+    return !models_.empty() && std::all_of(models_.begin(), models_.end(), [](const auto& model) {
+      return model->gpu() && model->gpu()->places_known;
+    });
+  }
   Result<std::unique_ptr<Executor>> create_executor() override {
     return OrtExecutor::create(models_.front());
   }
