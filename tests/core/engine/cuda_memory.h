@@ -39,7 +39,6 @@ class InPlaceLanes final : public LaneExecutor {
   int lanes() const override { return 1; }
   bool broken() const override { return false; }
   Status launch(int, const LaunchedBatch& batch) override {
-    SERVOLLEY_TRY(device_.launch(batch.rows));
     seen_.parts.assign(batch.parts.begin(), batch.parts.end());
     seen_.targets.assign(batch.targets.begin(), batch.targets.end());
     view_ = batch.outline(0);
@@ -49,7 +48,7 @@ class InPlaceLanes final : public LaneExecutor {
       const std::byte* const from = part.on_device ? standin_.host_address(data) : data;
       bytes_.insert(bytes_.end(), from, from + part.view.bytes);
     }
-    return {};
+    return device_.launch(batch.rows);  // last: who waits for it looks at what it was launched with
   }
   Status wait(int, std::span<OutputTensor> outputs) override {
     SERVOLLEY_TRY(device_.wait());
