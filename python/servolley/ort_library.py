@@ -34,6 +34,11 @@ def find_ort_library(configured: str | None = None) -> str:
     raise RuntimeNotFoundError(_ADVICE)
 
 
+def knows_gpus(library: str) -> bool:
+    """Whether the runtime at that path has a CUDA provider beside it, as the one for GPUs does."""
+    return Path(library).with_name("libonnxruntime_providers_cuda.so").is_file()
+
+
 def find_cuda_libraries() -> list[str]:
     """The paths of CUDA's, cuDNN's and TensorRT's libraries in the installed nvidia-* and tensorrt packages,
     where no loader looks for them. Empty on machines without these packages."""

@@ -33,7 +33,7 @@ from servolley.front.warm_up import WarmUp
 from servolley.observe.runtime_log import log_runtime_lines
 from servolley.observe.trace_settings import TraceSettings
 from servolley.observe.tracing import Tracing
-from servolley.ort_library import find_cuda_libraries, find_ort_library
+from servolley.ort_library import find_cuda_libraries, find_ort_library, knows_gpus
 from servolley.repository.decisions import Decisions
 from servolley.repository.discovery import Poller, keep_going
 from servolley.repository.inotify import FolderWatch
@@ -162,7 +162,8 @@ class Server:
         self._driver = Driver(self._engine, loop, limit)
         repository = self._settings.repository
         decisions = Decisions(StateFile.of(repository))
-        self._manager = Manager(self._engine, repository, loop, self._warm_up(), decisions)
+        gpus = knows_gpus(find_ort_library(self._settings.engine.ort_library))
+        self._manager = Manager(self._engine, repository, loop, self._warm_up(), decisions, gpus=gpus)
         self._traffic = TrafficControl(self._manager)
         self._context = ServerContext(
             _core.__version__,

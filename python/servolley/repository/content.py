@@ -18,7 +18,7 @@ _NOT_THE_WEIGHTS = ("instances", "lanes", "execution", "warmup")
 class Content:
     """weights: the files and how they are loaded. serving: how requests reach them."""
 
-    weights: object
+    weights: tuple[object, object, dict[str, object], object]
     serving: object
 
 
@@ -34,8 +34,14 @@ def content_of(model: "ModelOnDisk", version: int) -> Content:
     )
 
 
-def same_weights(one: Content | None, other: Content | None) -> bool:
-    return one is not None and other is not None and one.weights == other.weights
+def same_weights(one: Content | None, other: Content | None, *, gpus: bool = True) -> bool:
+    """``gpus``: whether the runtime knows any; where it does not, device = "auto" is the CPU."""
+    return one is not None and other is not None and _loaded(one, gpus) == _loaded(other, gpus)
+
+
+def _loaded(content: Content, gpus: bool) -> object:
+    file, stamp, runtime, files = content.weights
+    return file, stamp, runtime if gpus or runtime["device"] != "auto" else runtime | {"device": "cpu"}, files
 
 
 def weights_options(config: "ModelConfig") -> dict[str, object]:

@@ -47,8 +47,12 @@ class Manager:
         loop: asyncio.AbstractEventLoop,
         warm_up: WarmUp | None = None,
         decisions: Decisions | None = None,
+        *,
+        gpus: bool = True,
     ) -> None:
-        """``decisions``: what is decided about traffic is kept there."""
+        """``decisions``: what is decided about traffic is kept there. ``gpus``: whether the runtime knows
+        any."""
+        self._gpus = gpus
         self._decisions = decisions
         self._engine = engine
         self._settings = settings
@@ -278,7 +282,7 @@ class Manager:
     async def _reload(self, model: ModelRecord, life: VersionRecord, found: ModelOnDisk) -> None:
         """Beside the one that serves, whose place it takes when it is there."""
         version, current = life.version, model.versions[life.version]
-        over = current.servable if same_weights(current.content, life.content) else None
+        over = current.servable if same_weights(current.content, life.content, gpus=self._gpus) else None
         result = await self._run_load(found, life, over)
         del model.replacements[version]
         if isinstance(result, Failure):
