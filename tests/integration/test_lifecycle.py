@@ -112,7 +112,8 @@ def test_labels_move_with_what_they_name(serve: ServerFactory, tmp_path: Path) -
 
 def test_half_copied_versions_are_left_alone(serve: ServerFactory, tmp_path: Path) -> None:
     root = repository(tmp_path / "r", 1)
-    server = serve(root, *QUICK)
+    # Longer than this test may be held up between two pieces: what is found the same twice is whole.
+    server = serve(root, "--poll-interval", "0.7")
     content = models.heavy(4).SerializeToString()
     place = root / "m" / "2" / "model.onnx"
     place.parent.mkdir()
