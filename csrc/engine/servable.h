@@ -117,8 +117,8 @@ class Servable {
   std::size_t waiting() const;
   // Loop thread. A request of this servable was answered or dropped.
   void answered();
-  // For Lease: close() waits until every holder has let go. Loop thread, of what can be admitted
-  // to.
+  // For Lease: close() waits until every holder has let go. Loop thread, while requests may be
+  // admitted.
   void hold();
   // Any thread.
   void let_go();
@@ -134,9 +134,8 @@ class Servable {
   void watch_outputs(bool watched) { watched_.store(watched, std::memory_order_relaxed); }
 
   // Waits until every admitted request has been answered and every lease is released, joins the
-  // instances and frees the model.
-  // Nothing may be admitted any more. The loop thread must go on running meanwhile, so it must not
-  // call this unless nothing is in flight.
+  // instances and frees the model. Nothing may be admitted any more. The loop thread must go on
+  // running meanwhile, so it must not call this unless nothing is in flight.
   void close();
 
  private:

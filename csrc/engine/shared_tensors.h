@@ -14,10 +14,9 @@ namespace servolley::engine {
 
 // Before admission: finds the regions of a decoded request, which keeps those of its outputs, and
 // copies its inputs out of theirs, or leaves that to whoever runs the request, or has them read
-// where they lie. NOT_FOUND for an unknown
-// region, INVALID_ARGUMENT for a part that does not lie in it or is not what the shape takes,
-// TOO_LARGE if the decoded inputs and these take more than one request may. Nothing is allocated
-// before the regions and the parts are known.
+// where they lie. NOT_FOUND for an unknown region, INVALID_ARGUMENT for a part that does not lie in
+// it or is not what the shape takes, TOO_LARGE if the decoded inputs and these take more than one
+// request may. Nothing is allocated before the regions and the parts are known.
 Status read_shared_tensors(Request& request, const codec::DecodeContext& context,
                            const shm::Regions& regions);
 
