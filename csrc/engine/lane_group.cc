@@ -116,10 +116,10 @@ void LaneGroup::wake() {
   }
 }
 
-void LaneGroup::do_chore(Instance& self, std::unique_lock<std::mutex>& lock) {
-  if (!self.chore) return;
+bool LaneGroup::did_chore(Instance& self, std::unique_lock<std::mutex>& lock) {
+  if (!self.chore) return false;
   const bool all_free = self.free_lanes.size() == static_cast<std::size_t>(self.executor->lanes());
-  if (!all_free && !stopping_) return;
+  if (!all_free && !stopping_) return false;
   Status status = unavailable("the model is being unloaded");
   if (!stopping_) {
     lock.unlock();
@@ -129,20 +129,23 @@ void LaneGroup::do_chore(Instance& self, std::unique_lock<std::mutex>& lock) {
   self.chore = nullptr;
   self.chore_status = std::move(status);
   chore_done_.notify_all();
+  return true;
 }
 
-void LaneGroup::lose_if_broken(Instance& self, std::unique_lock<std::mutex>& lock) {
-  if (self.lost || !self.executor->broken()) return;
+bool LaneGroup::lost_just_now(Instance& self, std::unique_lock<std::mutex>& lock) {
+  if (self.lost || !self.executor->broken()) return false;
   lock.unlock();
   lose(self);
   lock.lock();
+  return true;
 }
 
 bool LaneGroup::take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired) {
   std::unique_lock lock(context_.mutex);
   for (;;) {
-    do_chore(self, lock);
-    lose_if_broken(self, lock);
+    // Whoever found this thread awake in between has woken nobody: everything is looked at again.
+    while (did_chore(self, lock) || lost_just_now(self, lock)) {
+    }
     TimePoint ready = kNever;
     if (!self.free_lanes.empty()) {
       if (!self.again.empty()) {

@@ -86,9 +86,10 @@ class LaneGroup {
 
   void launch_main(Instance& self);
   void complete_main(Instance& self);
-  // Under the lock: whatever has to be done before work is taken, which may let go of the lock.
-  void do_chore(Instance& self, std::unique_lock<std::mutex>& lock);
-  void lose_if_broken(Instance& self, std::unique_lock<std::mutex>& lock);
+  // Under the lock: what has to be done before work is taken. True if it was done now, for which
+  // the lock was let go.
+  bool did_chore(Instance& self, std::unique_lock<std::mutex>& lock);
+  bool lost_just_now(Instance& self, std::unique_lock<std::mutex>& lock);
   // Waits for work and a lane to put it in. False when it is time to go.
   bool take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired);
   void launch(Instance& self, std::unique_ptr<Batch> batch);

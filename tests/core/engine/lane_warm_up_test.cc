@@ -57,6 +57,15 @@ TEST_CASE("every lane is warmed up with every size before it serves") {
   CHECK(inline_refused.error().code() == Code::kInvalidArgument);
 }
 
+TEST_CASE("a load is refused however early the device's thread sees that the device is broken") {
+  Engine engine({});
+  for (int i = 0; i < 400; ++i) {
+    FakeDevice broken(engine.pool(), doubling(engine.pool()));
+    broken.fail_for_good();
+    REQUIRE_FALSE(create(engine, unary_signature(DType::kFp32), {&broken}, with_warm_up(2, 6)));
+  }
+}
+
 TEST_CASE("sizes for which there is no memory, or no time, are left out of the warm-up") {
   EngineOptions small;
   small.pool_bytes = 4096;
