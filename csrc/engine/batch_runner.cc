@@ -27,6 +27,12 @@ void BatchRunner::run(std::unique_ptr<Batch> batch, BatchSink& sink) {
   run_or_bisect(std::move(batch), sink);
 }
 
+void BatchRunner::rehearse(std::unique_ptr<Batch> batch, BatchSink& sink) {
+  executor_->rehearse(true);
+  run(std::move(batch), sink);
+  executor_->rehearse(false);
+}
+
 void BatchRunner::run_or_bisect(std::unique_ptr<Batch> batch, BatchSink& sink) {
   Status status;
   try {

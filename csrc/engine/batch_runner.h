@@ -22,6 +22,8 @@ class BatchRunner {
   // cancelled meanwhile are not run. Never throws: whatever a runtime throws becomes INTERNAL for
   // that batch.
   void run(std::unique_ptr<Batch> batch, BatchSink& sink);
+  // The same before the model serves (see Executor::rehearse).
+  void rehearse(std::unique_ptr<Batch> batch, BatchSink& sink);
 
   // Time that the executor took for the last call of run(), bisection included.
   Duration last_run() const { return last_run_; }

@@ -85,7 +85,7 @@ Result<Duration> Servable::run_once(Request& request) {
   auto batch = context_.batches.acquire();
   batch->items.push_back(&request);
   WarmUpSink sink(context_.batches);
-  loop_runner_->run(std::move(batch), sink);
+  loop_runner_->rehearse(std::move(batch), sink);
   if (!sink.status.ok()) return sink.status;
   return loop_runner_->last_run();
 }

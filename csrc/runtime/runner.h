@@ -41,6 +41,9 @@ class Executor {
   // filled.
   virtual Status run(std::span<const TensorView> inputs, std::int64_t rows,
                      std::span<OutputTensor> outputs) = 0;
+  // While it is on, runs show what others will be like: memory that they make the runtime take is
+  // not given back for as long as the model is loaded.
+  virtual void rehearse(bool /*on*/) {}
 };
 
 // One request's part of one input of a batch.

@@ -7,9 +7,8 @@
 namespace servolley::ort {
 namespace {
 
-// A run with that much around it has made the arena grow by what most other runs do not use; the
-// first run that comes that long after it, of whatever model, gives it back.
-constexpr std::size_t kLargeRunBytes = std::size_t{32} << 20;
+// The first run that comes that long after a large one, of whatever model, gives back what the
+// arena has grown by.
 constexpr Duration kArenaRest = std::chrono::seconds(2);
 
 std::size_t bytes_of(std::span<const TensorView> inputs, std::span<const OutputTensor> outputs) {
@@ -86,15 +85,22 @@ Status OrtExecutor::run(std::span<const TensorView> inputs, std::int64_t rows,
     status = bind_and_run(inputs, rows, outputs);
   }
   if (status.ok()) status = collect(outputs);
-  if (bytes_of(inputs, outputs) >= kLargeRunBytes) {
-    model_->library()->large_runs().note(Clock::now());
-  }
+  note_size(bytes_of(inputs, outputs));
   const Status released = let_go();
   if (status.ok()) status = released;
   if (!status.ok()) {
     for (OutputTensor& output : outputs) output = {};
   }
   return status;
+}
+
+void OrtExecutor::note_size(std::size_t bytes) {
+  if (bytes < kLargeRunBytes) return;
+  if (rehearsing_) {
+    model_->keep_for(bytes);
+  } else if (bytes > model_->kept_for()) {
+    model_->library()->large_runs().note(Clock::now());
+  }
 }
 
 Status OrtExecutor::bind_and_run(std::span<const TensorView> inputs, std::int64_t rows,

@@ -19,6 +19,7 @@ class OrtExecutor final : public Executor {
 
   Status run(std::span<const TensorView> inputs, std::int64_t rows,
              std::span<OutputTensor> outputs) override;
+  void rehearse(bool on) override { rehearsing_ = on; }
 
  private:
   struct Input {
@@ -57,6 +58,8 @@ class OrtExecutor final : public Executor {
   Status bind_and_run(std::span<const TensorView> inputs, std::int64_t rows,
                       std::span<OutputTensor> outputs);
   Status collect(std::span<OutputTensor> outputs);
+  // A run with so many bytes of tensors has been: its memory is kept, or given back after a rest.
+  void note_size(std::size_t bytes);
   // Drops what the binding holds of this run's inputs and outputs.
   Status let_go();
 
@@ -69,6 +72,7 @@ class OrtExecutor final : public Executor {
   Handle<abi::Binding> binding_;
   bool plans_hold_ = true;  // false once the model broke its own shape declarations
   bool shrink_next_ = false;
+  bool rehearsing_ = false;
 };
 
 }  // namespace servolley::ort

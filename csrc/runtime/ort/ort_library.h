@@ -13,6 +13,9 @@
 
 namespace servolley::ort {
 
+// A run with that many bytes of tensors makes the arena grow by what most other runs do not use.
+inline constexpr std::size_t kLargeRunBytes = std::size_t{32} << 20;
+
 // When the last run was that the arena has grown for. Any thread.
 class LargeRuns {
  public:

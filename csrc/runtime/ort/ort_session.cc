@@ -266,6 +266,7 @@ LoadedModel::~LoadedModel() {
       keep_for_good({.library = library_, .gpu = std::move(gpu_), .session = std::move(session_)});
     }
     session_.reset();
+    if (kept_for() > 0) library_->large_runs().note(Clock::now());
     // What the lanes had is free by now, of sizes that other models may have no use for.
     if (gpu_) gpu_->gpu.memory->trim();
     // The C library keeps freed memory for itself otherwise; unloading is rare and may take the

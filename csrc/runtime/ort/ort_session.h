@@ -53,6 +53,18 @@ class LoadedModel {
   // Null on the CPU.
   GpuSession* gpu() const { return gpu_.get(); }
 
+  // The most bytes of tensors with which a run is expected: what the arena has grown by for it is
+  // kept while the model is loaded. Giving it back would only mean that the next full batch after a
+  // pause waits for the system to clear all of it again: half a gigabyte and a second for 64 images
+  // and resnet50. As models share the arena, what is kept is the most that runs need at once.
+  std::size_t kept_for() const { return kept_for_.load(std::memory_order_relaxed); }
+  void keep_for(std::size_t bytes) const {
+    std::size_t known = kept_for();
+    while (known < bytes &&
+           !kept_for_.compare_exchange_weak(known, bytes, std::memory_order_relaxed)) {
+    }
+  }
+
  private:
   LoadedModel(std::shared_ptr<Library> library, const OrtOptions& options)
       : library_(std::move(library)), options_(options), quiet_(options.load_niceness) {}
@@ -67,6 +79,7 @@ class LoadedModel {
   std::unique_ptr<GpuSession> gpu_;  // outlives the session
   Handle<abi::Session> session_;
   Signature signature_;
+  mutable std::atomic<std::size_t> kept_for_{0};
 };
 
 // Adds the execution providers for a GPU to the session options. FAILED_PRECONDITION if the library

@@ -107,7 +107,10 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     parallel_execution: run independent operators of one batch at the same time.
     allow_spinning: idle threads of the runtime burn their processor for lower latency.
     graph_optimization: "off", "basic", "extended" or "all".
-    memory_arena, memory_pattern: the runtime's memory reuse.
+    memory_arena: memory that runs have used is kept for the next. What warm-up runs used is kept while the
+        version is loaded; what a larger run took besides is given back a while later.
+    memory_pattern: what a run computes lies in one block, planned for each shape of its inputs. For models
+        whose shapes never change; with batches of many sizes it takes more memory and saves no time.
     warmup: run zero-filled batches before the version becomes available.
     """
 
@@ -127,7 +130,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allow_spinning: bool = False
     graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
     memory_arena: bool = True
-    memory_pattern: bool = True
+    memory_pattern: bool = False
     warmup: bool = True
 
     def __post_init__(self) -> None:

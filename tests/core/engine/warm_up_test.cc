@@ -53,6 +53,58 @@ TEST_CASE("every size that matters is run once, ascending, after the single rows
   servable->close();
 }
 
+// Notes of every run whether it was a rehearsal.
+class RehearsedRunner final : public Runner {
+ public:
+  RehearsedRunner(Pool& pool, std::vector<bool>& runs) : pool_(pool), runs_(runs) {}
+  const Signature& signature() const override { return signature_; }
+  std::string_view platform() const override { return "fake"; }
+  Result<std::unique_ptr<Executor>> create_executor() override {
+    return std::unique_ptr<Executor>(std::make_unique<Rehearsed>(pool_, runs_));
+  }
+
+ private:
+  class Rehearsed final : public Executor {
+   public:
+    Rehearsed(Pool& pool, std::vector<bool>& runs) : pool_(pool), runs_(runs) {}
+    void rehearse(bool on) override { on_ = on; }
+    Status run(std::span<const TensorView> inputs, std::int64_t,
+               std::span<OutputTensor> outputs) override {
+      runs_.push_back(on_);
+      return copy_through(pool_, inputs, outputs);
+    }
+
+   private:
+    Pool& pool_;
+    std::vector<bool>& runs_;
+    bool on_ = false;
+  };
+
+  const Signature signature_ = unary_signature(DType::kFp32);
+  Pool& pool_;
+  std::vector<bool>& runs_;
+};
+
+TEST_CASE("runs before the model serves are rehearsals, requests are not") {
+  Engine engine({});
+  std::vector<bool> runs;
+  auto servable =
+      engine.create_servable("m", 1, std::make_shared<RehearsedRunner>(engine.pool(), runs),
+                             with(Execution::kInline, /*warmup=*/true));
+  REQUIRE(servable.has_value());
+  CHECK(runs == std::vector<bool>(8, true));  // seven single rows and a full batch
+  ModelRoutes routes;
+  routes.versions[1] = *servable;
+  routes.default_version = *servable;
+  engine.set_routes("m", routes);
+  Client client(engine);
+  client.send(infer_row(1));
+  Answer answer;
+  REQUIRE(pump(engine, [&] { return client.read(answer); }));
+  CHECK(runs.size() == 9);
+  CHECK_FALSE(runs.back());
+}
+
 TEST_CASE("warming up stands back, the instances do not") {
   for (const int niceness : {0, 6}) {
     EngineOptions engine_options;

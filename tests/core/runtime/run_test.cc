@@ -363,7 +363,7 @@ TEST_CASE("every option is accepted and changes no result") {
   REQUIRE(run(*runtime.executor("tiny"), {floats({2, 16}, data)}, 2, reference).ok());
   std::vector<OrtOptions> variants(8, runtime.options());
   variants[0].memory_arena = false;
-  variants[1].memory_pattern = false;
+  variants[1].memory_pattern = true;
   variants[2].allow_spinning = true;
   variants[3].intra_op_threads = 0;
   variants[4].parallel_execution = true;
