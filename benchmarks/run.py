@@ -145,6 +145,8 @@ class Bench:
                 sample = self._measure(case, server, connections, seconds)
                 self.results.add(server.name, case.name, connections, sample)
                 if case.both_cores:
+                    # The batch that was under way when the load ended is still being computed.
+                    servers.wait_until_idle(server)
                     self._ceiling(case, connections, sample)
         if case.json_keys:
             text = self._folder / "text.json"

@@ -73,6 +73,17 @@ def cpu_seconds_of(pids: Iterable[int]) -> float:
     return total
 
 
+def wait_until_idle(server: Server, timeout_s: float = 30) -> None:
+    """Until what the server still computes for clients that have gone is done. RuntimeError if it goes on."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        before = cpu_seconds(server.pid)
+        time.sleep(0.2)
+        if cpu_seconds(server.pid) - before < 0.02:
+            return
+    raise RuntimeError(f"{server.name} still computes {timeout_s:.0f} s after its last request")
+
+
 def resident_mib(pid: int) -> float:
     """VmRSS of a process and its children."""
     kib = 0
