@@ -127,6 +127,7 @@ LoadOptions read_load_options(const py::dict& options) {
       {"parallel_execution",
        [&](const py::handle& v) { out.runtime.parallel_execution = v.cast<bool>(); }},
       {"allow_spinning", [&](const py::handle& v) { out.runtime.allow_spinning = v.cast<bool>(); }},
+      {"spin_us", [&](const py::handle& v) { out.runtime.spin_us = v.cast<int>(); }},
       {"graph_optimization",
        [&](const py::handle& v) { out.runtime.graph_optimization = v.cast<int>(); }},
       {"memory_arena", [&](const py::handle& v) { out.runtime.memory_arena = v.cast<bool>(); }},

@@ -199,9 +199,10 @@ class ServableOptions(TypedDict, total=False):
     inter_op_threads: int  # (1)
     parallel_execution: bool  # (False)
     allow_spinning: bool  # (False)
+    spin_us: int  # (100) microseconds
     graph_optimization: int  # (99) ONNX Runtime's levels 0, 1, 2, 99
     memory_arena: bool  # (True)
-    memory_pattern: bool  # (True)
+    memory_pattern: bool  # (False)
     warmup: bool  # (True) run zero-filled batches before the servable is returned
     warmup_rows: list[int]  # ([]) their sizes, besides 1, the preferred ones and the limit
     inputs: dict[str, tuple[str | None, list[int] | None]]  # ({}) datatypes, shapes the model is to have

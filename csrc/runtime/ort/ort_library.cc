@@ -35,6 +35,14 @@ void on_log(void*, int severity, const char*, const char*, const char*, const ch
   log_sink().load(std::memory_order_relaxed)(severity, clean_message(message ? message : ""));
 }
 
+// Whether "1.32.0" is 1.`wanted` or later.
+bool version_reaches(const std::string& version, std::uint32_t wanted) {
+  int major = 0;
+  int minor = 0;
+  std::sscanf(version.c_str(), "%d.%d", &major, &minor);
+  return major > 1 || (major == 1 && minor >= static_cast<int>(wanted));
+}
+
 Status unusable(std::string message) { return {Code::kFailedPrecondition, std::move(message)}; }
 
 }  // namespace
@@ -66,11 +74,8 @@ Result<OpenedTable> open_table(const std::string& path) {
   OpenedTable opened;
   opened.version = base->version();
   // Asking for a version that a library does not have makes it print to stderr, so look first.
-  int major = 0;
-  int minor = 0;
-  std::sscanf(opened.version.c_str(), "%d.%d", &major, &minor);
   const auto reaches = [&](std::uint32_t api_version) {
-    return major > 1 || (major == 1 && minor >= static_cast<int>(api_version));
+    return version_reaches(opened.version, api_version);
   };
   const abi::AnyFunction* table =
       reaches(abi::kApiVersion) ? base->table(abi::kApiVersion) : nullptr;
@@ -134,6 +139,8 @@ Result<std::shared_ptr<Library>> Library::create(const abi::Functions& functions
   if (arena_limit_bytes > 0) SERVOLLEY_TRY(fatal_status(library->share_arena(arena_limit_bytes)));
   return library;
 }
+
+bool Library::reaches(std::uint32_t minor) const { return version_reaches(version_, minor); }
 
 Status Library::share_arena(std::size_t limit_bytes) {
   abi::MemoryInfo* raw_memory = nullptr;

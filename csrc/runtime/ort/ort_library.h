@@ -42,6 +42,8 @@ class Library final : public OrtLibrary {
                                                  std::size_t arena_limit_bytes = 0);
 
   std::string version() const override { return version_; }
+  // Whether its version is 1.`minor` or later.
+  bool reaches(std::uint32_t minor) const;
   std::vector<std::string> providers() const override { return providers_; }
   bool shares_arena() const { return arena_limit_bytes_ > 0; }
   bool has_provider(std::string_view name) const;

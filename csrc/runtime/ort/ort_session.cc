@@ -23,6 +23,9 @@ Status check_file(const std::string& path) {
   return {};
 }
 
+// The first release, 1.26, whose threads can be told how long to spin.
+constexpr std::uint32_t kSpinDuration = 26;
+
 Status configure(const Library& library, const OrtOptions& wanted, bool on_gpu,
                  abi::SessionOptions* options) {
   const abi::Functions& api = library.api();
@@ -38,15 +41,25 @@ Status configure(const Library& library, const OrtOptions& wanted, bool on_gpu,
                                          : api.disable_memory_arena(options)));
   SERVOLLEY_TRY(take(wanted.memory_pattern ? api.enable_memory_pattern(options)
                                            : api.disable_memory_pattern(options)));
-  const char* spinning = wanted.allow_spinning ? "1" : "0";
-  for (const char* key : {"session.intra_op.allow_spinning", "session.inter_op.allow_spinning"}) {
-    SERVOLLEY_TRY(take(api.add_session_config(options, key, spinning)));
+  const auto set = [&](const char* key, const char* value) {
+    return take(api.add_session_config(options, key, value));
+  };
+  // Older releases know no limit, and would spin without one.
+  const bool briefly =
+      !wanted.allow_spinning && wanted.spin_us > 0 && !on_gpu && library.reaches(kSpinDuration);
+  SERVOLLEY_TRY(
+      set("session.intra_op.allow_spinning", wanted.allow_spinning || briefly ? "1" : "0"));
+  SERVOLLEY_TRY(set("session.inter_op.allow_spinning", wanted.allow_spinning ? "1" : "0"));
+  if (briefly) {
+    const std::string spin_us = std::to_string(wanted.spin_us);
+    SERVOLLEY_TRY(set("session.intra_op.spin_duration_us", spin_us.c_str()));
+    SERVOLLEY_TRY(set("session.force_spinning_stop", "1"));  // with the last run under way
   }
   if (library.shares_arena() && wanted.memory_arena) {
     // Weights come from outside the arena: they are no client's doing and go back when unloaded.
     for (const char* key :
          {"session.use_env_allocators", "session.use_device_allocator_for_initializers"}) {
-      SERVOLLEY_TRY(take(api.add_session_config(options, key, "1")));
+      SERVOLLEY_TRY(set(key, "1"));
     }
   }
   return {};

@@ -105,7 +105,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     intra_op_threads: threads inside one operator. 0 = the processors granted to this process.
     inter_op_threads: operators at once, where parallel_execution is on.
     parallel_execution: run independent operators of one batch at the same time.
-    allow_spinning: idle threads of the runtime burn their processor for lower latency.
+    allow_spinning: idle threads of the runtime burn their processor, also between runs.
+    spin_us: otherwise, how long they look for more within a run before they sleep. 0 = not at all. From ONNX
+        Runtime 1.26 on.
     graph_optimization: "off", "basic", "extended" or "all".
     memory_arena: memory that runs have used is kept for the next. What warm-up runs used is kept while the
         version is loaded; what a larger run took besides is given back a while later.
@@ -128,6 +130,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     inter_op_threads: Annotated[int, Meta(ge=1, le=4096)] = 1
     parallel_execution: bool = False
     allow_spinning: bool = False
+    spin_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
     graph_optimization: Literal["off", "basic", "extended", "all"] = "all"
     memory_arena: bool = True
     memory_pattern: bool = False
@@ -293,6 +296,7 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
         "inter_op_threads": runtime.inter_op_threads,
         "parallel_execution": runtime.parallel_execution,
         "allow_spinning": runtime.allow_spinning,
+        "spin_us": runtime.spin_us,
         "graph_optimization": _OPTIMIZATION_LEVELS[runtime.graph_optimization],
         "memory_arena": runtime.memory_arena,
         "memory_pattern": runtime.memory_pattern,

@@ -361,10 +361,11 @@ TEST_CASE("every option is accepted and changes no result") {
   const auto data = counting(32);
   std::vector<OutputTensor> reference(1);
   REQUIRE(run(*runtime.executor("tiny"), {floats({2, 16}, data)}, 2, reference).ok());
-  std::vector<OrtOptions> variants(8, runtime.options());
+  std::vector<OrtOptions> variants(9, runtime.options());
   variants[0].memory_arena = false;
   variants[1].memory_pattern = true;
   variants[2].allow_spinning = true;
+  variants[8].spin_us = 0;
   variants[3].intra_op_threads = 0;
   variants[4].parallel_execution = true;
   variants[4].inter_op_threads = 2;
