@@ -48,7 +48,10 @@ def test_room(room: str) -> None:
             output, _ = run.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGABRT)  # doctest's handler says in which case it was
-            output = run.communicate(timeout=60)[0] + "\nthe tests hung"
+            try:
+                output = run.communicate(timeout=60)[0] + "\nthe tests hung"
+            finally:
+                run.kill()  # whose handler hangs as well
     assert run.returncode == 0, output
     summary = re.search(r"test cases: +(\d+) \| +(\d+) passed", output)
     assert summary, output
