@@ -11,6 +11,23 @@ struct PyCudaMemory {
   std::shared_ptr<const cuda::IpcMemory> memory;
 };
 
+// A region that is about to be pinned.
+struct PySystemMemory {
+  std::shared_ptr<const shm::Region> region;
+  const shm::SystemRegion& get() const {
+    return dynamic_cast<const shm::SystemRegion&>(*region);  // nothing else gets here
+  }
+};
+
+std::optional<PySystemMemory> register_system(PyEngine& self, const std::string& name,
+                                              const std::string& key, std::uint64_t offset,
+                                              std::uint64_t byte_size) {
+  raise_if_error(self.engine->regions().add(name, key, offset, byte_size));
+  PySystemMemory memory{*self.engine->regions().find(name)};
+  if (!self.engine->may_pin(memory.get())) return std::nullopt;
+  return memory;
+}
+
 py::list system_regions(const PyEngine& self) {
   py::list out;
   for (const auto& [name, region] : self.engine->regions().table()) {
@@ -43,8 +60,9 @@ py::list cuda_regions(const PyEngine& self) {
 py::dict usage(const PyEngine& self) {
   const shm::Usage& taken = self.engine->regions().usage();
   py::dict out;
-  out["regions"] = taken.regions;
-  out["bytes"] = taken.bytes;
+  out["regions"] = taken.regions.load();
+  out["bytes"] = taken.bytes.load();
+  out["pinned_bytes"] = taken.pinned_bytes.load();
   return out;
 }
 
@@ -79,9 +97,16 @@ PyCudaMemory open_cuda_memory(PyEngine& self, const py::bytes& raw_handle, std::
 }  // namespace
 
 void bind_shared_memory(py::module_& module, py::class_<PyEngine>& engine) {
-  py::class_<PyCudaMemory>(module, "CudaMemory");
+  const py::class_<PyCudaMemory> cuda_memory(module, "CudaMemory");
+  const py::class_<PySystemMemory> system_memory(module, "SystemMemory");
   engine
       // heavy
+      .def(
+          "pin_shared_memory",
+          [](PyEngine& self, const PySystemMemory& memory) {
+            return self.engine->pin(memory.get());
+          },
+          py::arg("memory"), py::call_guard<py::gil_scoped_release>())
       .def("open_cuda_memory", &open_cuda_memory, py::arg("raw_handle"), py::arg("device"),
            py::arg("byte_size"))
       // quick
@@ -91,13 +116,8 @@ void bind_shared_memory(py::module_& module, py::class_<PyEngine>& engine) {
             raise_if_error(self.engine->regions().may_add(name, byte_size));
           },
           py::arg("name"), py::arg("byte_size"))
-      .def(
-          "register_shared_memory",
-          [](PyEngine& self, const std::string& name, const std::string& key, std::uint64_t offset,
-             std::uint64_t byte_size) {
-            raise_if_error(self.engine->regions().add(name, key, offset, byte_size));
-          },
-          py::arg("name"), py::arg("key"), py::arg("offset"), py::arg("byte_size"))
+      .def("register_shared_memory", &register_system, py::arg("name"), py::arg("key"),
+           py::arg("offset"), py::arg("byte_size"))
       .def(
           "register_cuda_shared_memory",
           [](PyEngine& self, const std::string& name, const PyCudaMemory& memory,

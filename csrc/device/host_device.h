@@ -16,6 +16,9 @@ class PinnedMemory {
   // nullptr when there is none.
   virtual std::byte* allocate_pinned(std::size_t bytes) = 0;
   virtual void free_pinned(std::byte* block) = 0;
+  // Pins whole pages that are there already, until unpin(). False where that cannot be.
+  virtual bool pin(std::byte* pages, std::size_t bytes) = 0;
+  virtual void unpin(std::byte* pages) = 0;
 };
 
 // Host memory that becomes pinned where that pays, once a device has asked for it. Every block is

@@ -22,6 +22,7 @@
 #include "net/http1.h"
 #include "net/http2.h"
 #include "shm/regions.h"
+#include "shm/system_region.h"
 
 namespace servolley::engine {
 
@@ -76,6 +77,12 @@ class Engine final : public BatchSink {
   Result<std::shared_ptr<const cuda::IpcMemory>> open_cuda_memory(std::int64_t device,
                                                                   std::span<const std::byte> handle,
                                                                   std::uint64_t bytes);
+
+  // Any thread; may take a second. Lets devices copy from and to a client's region by themselves,
+  // if a GPU is in use. False if not.
+  bool pin(const shm::SystemRegion& region);
+  // Whether pin() has a chance, and the region is large enough for it to pay.
+  bool may_pin(const shm::SystemRegion& region) const;
 
   void set_routes(std::string model, ModelRoutes routes);
   // For control routes that ask a model, perhaps several times: routes them once, as any call.

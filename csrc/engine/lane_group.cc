@@ -220,9 +220,11 @@ Status LaneGroup::queue_up(Instance& self, Batch& batch) {
       const Request& request = batch.request(i);
       const codec::InputTensor& tensor = request.infer.inputs[input];
       const Buffer& owner = tensor.owner ? tensor.owner : request.body;
+      const bool on_device = tensor.device.kind != DeviceKind::kCpu;
+      const bool clients = tensor.shared && !tensor.owner;  // read where it lies
       self.parts.push_back({.view = tensor.view,
-                            .pinned = owner.pinned(),
-                            .on_device = tensor.device.kind != DeviceKind::kCpu});
+                            .pinned = !on_device && (clients || owner.pinned()),
+                            .on_device = on_device});
     }
   }
   batch.watched = context_.watched.load(std::memory_order_relaxed);

@@ -88,6 +88,8 @@ class Servable {
   bool takes_memory_of(DeviceId device) const {
     return takes_device_memory_ && devices_.size() == 1 && devices_[0] == device;
   }
+  // Whether inputs may lie in pinned memory of the host that only devices may look into.
+  bool takes_pinned_memory() const { return takes_device_memory_ && !devices_.empty(); }
   // Any thread. Its devices have failed: it answers nothing any more.
   bool broken() const { return lanes_ && lanes_->broken(); }
   // Any thread. What has become of the graphs that were asked for.

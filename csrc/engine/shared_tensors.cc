@@ -6,6 +6,7 @@
 #include "codec/inline_list.h"
 #include "codec/messages.h"
 #include "codec/oip_shared.h"
+#include "device/host_device.h"
 #include "engine/servable.h"
 
 namespace servolley::engine {
@@ -30,6 +31,11 @@ Result<RegionLease> find_region(const shm::Regions& regions, const codec::Shared
 bool reads_in_place(const Servable& servable, const shm::Region& region, DType dtype) {
   return region.device_data() && dtype != DType::kBytes &&
          servable.takes_memory_of(region.device());
+}
+
+// What a device copies by itself saves the copy that the host would make.
+bool copied_by_device(const shm::Region& region, std::uint64_t bytes) {
+  return region.pinned_data() && bytes >= HostDevice::kPinnedFromBytes;
 }
 
 Status read_input(const codec::SharedInput& shared, const shm::Region& region,
@@ -75,6 +81,13 @@ Status read_shared_tensors(Request& request, const codec::DecodeContext& context
       request.input_regions.push_back(*regions.find(shared.part.region));
       continue;
     }
+    if (copied_by_device(*inputs[i], input.view.bytes) && input.view.dtype != DType::kBytes &&
+        request.servable->takes_pinned_memory()) {
+      SERVOLLEY_TRY(inputs[i]->check_there(shared.part.offset, shared.part.bytes));
+      input.view.data = inputs[i]->pinned_data() + shared.part.offset;
+      request.input_regions.push_back(*regions.find(shared.part.region));
+      continue;
+    }
     // The loop does not wait for a GPU. What is in BYTES has to be known before admission.
     if (inputs[i]->device_data() && input.view.dtype != DType::kBytes) {
       auto copy = context.pool.allocate(input.view.bytes);
@@ -110,8 +123,15 @@ OutputPart device_target(const Request& request, std::size_t output, DeviceId de
       return {};
     }
     const shm::Region& region = *request.output_regions[wanted.shared];
-    if (!region.device_data() || region.device() != device) return {};
     const codec::SharedPart& part = request.infer.shared_outputs[wanted.shared];
+    if (copied_by_device(region, part.bytes)) {
+      // It would be an error anyway, which whoever writes there says.
+      if (!region.check_there(part.offset, part.bytes).ok()) return {};
+      target = {
+          .data = region.pinned_data() + part.offset, .capacity = part.bytes, .on_host = true};
+      continue;
+    }
+    if (!region.device_data() || region.device() != device) return {};
     target = {.data = region.device_data() + part.offset, .capacity = part.bytes};
   }
   return target;

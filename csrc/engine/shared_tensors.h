@@ -20,8 +20,8 @@ namespace servolley::engine {
 Status read_shared_tensors(Request& request, const codec::DecodeContext& context,
                            const shm::Regions& regions);
 
-// Any thread that runs the request. Where it wants an output, if that is in memory of the device
-// and nowhere else.
+// Any thread that runs the request. Where it wants an output, if that is in memory of the device,
+// or in memory that devices write to by themselves, and nowhere else.
 OutputPart device_target(const Request& request, std::size_t output, DeviceId device);
 
 // On a thread that runs requests, so that the loop does not wait for a GPU. Before the run: brings

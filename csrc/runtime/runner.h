@@ -49,7 +49,8 @@ class Executor {
 // One request's part of one input of a batch.
 struct InputPart {
   TensorView view;
-  // In page-locked host memory: a device reads it where it lies.
+  // In page-locked host memory: a device reads it where it lies. From kPinnedFromBytes on nobody
+  // else may where Runner::takes_device_memory(): it may be a client's.
   bool pinned = false;
   // In memory of the device that the batch is launched on: copied there, or bound as it is. Only
   // where Runner::takes_device_memory().
@@ -57,10 +58,12 @@ struct InputPart {
 };
 
 // Where one request wants its part of one output: in memory of the device that its batch is
-// launched on. Nowhere, or what is too small for it: in host memory.
+// launched on, or in page-locked host memory, which only the device may write to. Nowhere, or what
+// is too small for it: in host memory of ours.
 struct OutputPart {
   std::byte* data = nullptr;
   std::size_t capacity = 0;
+  bool on_host = false;
 };
 
 // A batch on its way to a device: what each of `requests` brings, input by input in the signature's

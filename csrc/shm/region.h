@@ -2,8 +2,9 @@
 
 // shm [layer 4]: regions of shared memory that clients have registered, POSIX objects of the host
 // and allocations of a GPU, and the table of them. Loop thread only, except for reading and writing
-// a GPU's memory.
+// a GPU's memory, for pinning, and for letting go.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,8 +19,9 @@ namespace servolley::shm {
 
 // What the living regions take together; those that were unregistered while in use count, too.
 struct Usage {
-  std::size_t regions = 0;
-  std::uint64_t bytes = 0;
+  std::atomic<std::size_t> regions{0};
+  std::atomic<std::uint64_t> bytes{0};
+  std::atomic<std::uint64_t> pinned_bytes{0};  // of the host's memory: what devices copy themselves
 };
 
 // Memory that a client has registered. Open until the last user lets go.
@@ -35,15 +37,22 @@ class Region {
   virtual DeviceId device() const { return {}; }
   // Its first byte for whoever works on that device; null on the host, where bytes are only copied.
   virtual std::byte* device_data() const { return nullptr; }
+  // Its first byte for devices that copy from and to the host's memory by themselves; null where
+  // they cannot. The host must not look into it.
+  virtual std::byte* pinned_data() const { return nullptr; }
 
   // Whether [offset, offset + bytes) lies in the region: INVALID_ARGUMENT if not.
   Status check_range(std::uint64_t offset, std::uint64_t bytes) const;
+  // Whether the range, which has been checked, is there still: INVALID_ARGUMENT if not.
+  virtual Status check_there(std::uint64_t /*offset*/, std::uint64_t /*bytes*/) const { return {}; }
   // Copies out of and into the region, from and to host memory; the range has been checked.
   virtual Status read(std::uint64_t offset, std::span<std::byte> to) const = 0;
   virtual Status write(std::uint64_t offset, std::span<const std::byte> from) const = 0;
 
  protected:
   Region(std::string_view name, std::uint64_t bytes, std::shared_ptr<Usage> usage);
+
+  Usage& usage() const { return *usage_; }
 
  private:
   const std::string name_;

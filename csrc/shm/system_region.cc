@@ -72,7 +72,37 @@ SystemRegion::SystemRegion(std::string_view name, std::string_view key, std::uin
                            std::uint64_t bytes, int fd, std::shared_ptr<Usage> usage)
     : Region(name, bytes, std::move(usage)), key_(key), offset_(offset), fd_(fd) {}
 
-SystemRegion::~SystemRegion() { ::close(fd_); }
+SystemRegion::~SystemRegion() {
+  if (std::byte* const mapping = pinned_data()) {
+    pinning_->unpin(mapping);
+    ::munmap(mapping, bytes());
+    usage().pinned_bytes -= bytes();
+  }
+  ::close(fd_);
+}
+
+bool SystemRegion::pin(std::shared_ptr<PinnedMemory> pinning) const {
+  if (pinned_data() || bytes() > std::numeric_limits<std::size_t>::max()) return false;
+  void* const mapping = ::mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd_,
+                               static_cast<off_t>(offset_));
+  if (mapping == MAP_FAILED) return false;
+  auto* const first = static_cast<std::byte*>(mapping);
+  // What is not there (any more) fails here: the kernel looks for the pages itself.
+  if (!pinning->pin(first, bytes())) {
+    ::munmap(mapping, bytes());
+    return false;
+  }
+  pinning_ = std::move(pinning);
+  usage().pinned_bytes += bytes();
+  pinned_.store(first, std::memory_order_release);
+  return true;
+}
+
+Status SystemRegion::check_there(std::uint64_t offset, std::uint64_t bytes) const {
+  std::uint64_t whole = 0;
+  if (!object_size(fd_, whole) || !lies_in(offset_ + offset, bytes, whole)) return too_short();
+  return {};
+}
 
 Result<std::shared_ptr<const Region>> SystemRegion::open(std::string_view name,
                                                          std::string_view key, std::uint64_t offset,
@@ -121,8 +151,7 @@ Status SystemRegion::write(std::uint64_t offset, std::span<const std::byte> from
   std::uint64_t at = offset_ + offset;
   // pwrite() would give a shortened object its length back. Shortening it just now still gets us
   // there, which costs the client the memory that it had registered and nobody anything else.
-  std::uint64_t whole = 0;
-  if (!object_size(fd_, whole) || !lies_in(at, from.size(), whole)) return too_short();
+  SERVOLLEY_TRY(check_there(offset, from.size()));
   while (!from.empty()) {
     const ssize_t put = ::pwrite(fd_, from.data(), from.size(), static_cast<off_t>(at));
     if (put < 0 && errno == EINTR) continue;

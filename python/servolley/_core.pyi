@@ -165,6 +165,7 @@ class SharedMemoryUsage(TypedDict):
 
     regions: int
     bytes: int
+    pinned_bytes: int
 
 @type_check_only
 class TensorRTOptions(TypedDict, total=False):
@@ -278,6 +279,9 @@ class Shadow:
 class CudaMemory:
     """Memory of another process on a GPU, open until neither Python nor a region holds it."""
 
+class SystemMemory:
+    """A region in system memory that is about to be pinned."""
+
 class Engine:
     """The composition of pool, runtime, routes and servables behind one event loop."""
 
@@ -365,9 +369,13 @@ class Engine:
     def take_runtime_log(self) -> list[tuple[int, str]]:
         """Quick: what ONNX Runtime has logged since the last call, at most the newest 256 lines, as
         (severity, text); severities are its own: 2 warning, 3 error, 4 fatal."""
-    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
-        """Quick: opens a part of a POSIX shared memory object for requests. Raises CoreError:
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> SystemMemory | None:
+        """Quick: opens a part of a POSIX shared memory object for requests. Returns what
+        ``pin_shared_memory`` takes, or None where there is no GPU that would have anything of it. Raises CoreError:
         INVALID_ARGUMENT, ALREADY_EXISTS for a name that is taken, RESOURCE_EXHAUSTED above the limits."""
+    def pin_shared_memory(self, memory: SystemMemory) -> bool:
+        """Heavy, may take a second, any thread: lets GPUs copy from and to the region by themselves. False
+        if that cannot be; requests may use it all the same."""
     def may_register_shared_memory(self, name: str, byte_size: int) -> None:
         """Quick: raises CoreError as the registering calls do for that name and size."""
     def open_cuda_memory(self, raw_handle: bytes, device: int, byte_size: int) -> CudaMemory:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, shared_memory
 
 import models
 from integration.hostile import assert_refused, survives, tensor
@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LD_LIBRARY_PATH", str(DRIVER.parent))
-        patch.setenv("SERVOLLEY_STANDIN", "devices=2")
+        patch.setenv("SERVOLLEY_STANDIN", "devices=2,guard=1")  # the host touches what it must not: it ends
         with Server(repository, "--shared-memory") as server:
             yield server.wait_ready()
             assert server.stop() == 0, server.log
@@ -131,6 +131,32 @@ def test_inputs_and_outputs(stock: Any) -> None:
         else:
             assert output.parameters["shared_memory_byte_size"].int64_param == 16
         assert exporter.end() == 9
+
+
+def test_system_memory_is_pinned_once_a_gpu_is_in_use(server: Server, stock: Any) -> None:
+    module, client = stock
+    key, size = f"servolley_pinned_{os.getpid()}", 1 << 17
+    memory = shared_memory.create_shared_memory_region("s", key, size)
+    row = np.arange(size // 8, dtype=np.float32).reshape(1, -1)[:, :4]
+    try:
+        with exported(1) as exporter:  # opens the GPU
+            client.register_cuda_shared_memory("r", base64.b64encode(exporter.handle), 0, BYTES)
+            client.register_system_shared_memory("s", key, size)
+            assert server.metric("servolley_shared_memory_pinned_bytes") == size
+            # A model on the CPU has it copied: a processor that touched the pinned pages would end here.
+            shared_memory.set_shared_memory_region(memory, [row])
+            given = module.InferInput("INPUT0", [1, 4], "FP32")
+            given.set_shared_memory("s", row.nbytes)
+            wanted = module.InferRequestedOutput("OUTPUT0")
+            wanted.set_shared_memory("s", row.nbytes, 4096)
+            client.infer("identity_fp32", [given], outputs=[wanted])
+            found = shared_memory.get_contents_as_numpy(memory, np.float32, [1, 4], 4096)
+            np.testing.assert_array_equal(found, row)
+            client.unregister_system_shared_memory("s")
+            assert server.metric("servolley_shared_memory_pinned_bytes") == 0
+    finally:
+        client.unregister_system_shared_memory()
+        shared_memory.destroy_shared_memory_region(memory)
 
 
 def test_register_status_and_unregister(stock: Any) -> None:

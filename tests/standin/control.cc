@@ -153,6 +153,8 @@ size_t standin_alive(const char* what) {
       if (name == "mappings") sum += static_cast<std::size_t>(allocation.mappings);
       if (name == "device_bytes" && allocation.owner == 0) sum += allocation.bytes;
     }
+  } else if (name == "registered") {
+    for (const auto& [at, pages] : world.registered) sum += pages.bytes;
   } else if (name == "host_bytes") {
     for (const auto& [at, bytes] : world.host_blocks) sum += bytes;
   } else if (name == "streams") {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -42,6 +43,14 @@ std::uint64_t check_of(const Handle& handle) {
 }
 
 std::size_t in_pages(std::size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+// Whether there is something to pin: the kernel says so without a signal.
+bool page_is_there(std::byte* page) {
+  std::byte byte{};
+  const iovec to{&byte, 1};
+  const iovec from{page, 1};
+  return ::process_vm_readv(::getpid(), &to, 1, &from, 1, 0) == 1;
+}
 
 std::string file_name(std::uint64_t nonce, std::uint64_t serial) {
   char name[64];
@@ -92,6 +101,7 @@ void World::discard_memory() {
   for (const auto& [at, bytes] : host_blocks) std::free(reinterpret_cast<void*>(at));
   allocations.clear();
   host_blocks.clear();
+  registered.clear();
   for (Device& device : devices) device.used_bytes = 0;
 }
 
@@ -186,6 +196,46 @@ CUresult cuMemFreeHost(void* block) {
   }
   world.host_blocks.erase(at);
   std::free(block);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMemHostRegister(void* pages, size_t bytes, unsigned int) {
+  Call call(__func__, Call::kSafe);
+  if (call.refused() != CUDA_SUCCESS) return call.refused();
+  World& world = call.world();
+  const auto address = reinterpret_cast<std::uintptr_t>(pages);
+  if (bytes == 0 || address % kPage != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (world.registration(pages, 1)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+  auto* const first = static_cast<std::byte*>(pages);
+  for (std::size_t at = 0; at < bytes; at += kPage) {
+    if (!page_is_there(first + at)) return CUDA_ERROR_INVALID_VALUE;
+  }
+  Registered entry{.bytes = bytes, .device = first};
+  if (world.settings.guard) {
+    // The same pages once more for the device, so that whoever touches the caller's ends there.
+    void* const again = ::mremap(pages, 0, in_pages(bytes), MREMAP_MAYMOVE);
+    if (again == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    ::mprotect(pages, in_pages(bytes), PROT_NONE);
+    entry.device = static_cast<std::byte*>(again);
+  }
+  world.registered.emplace(address, entry);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMemHostUnregister(void* pages) {
+  Call call(__func__, Call::kSafe);
+  if (call.refused() != CUDA_SUCCESS) return call.refused();
+  World& world = call.world();
+  const auto at = world.registered.find(reinterpret_cast<std::uintptr_t>(pages));
+  if (at == world.registered.end()) {
+    return call.wrong(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "not registered");
+  }
+  const HostWait wait(world, __func__, call.device(), 0, at->second.bytes);
+  for (int device = 0; device < static_cast<int>(world.devices.size()); ++device) {
+    world.finish_device(call.lock(), device);
+  }
+  if (at->second.device != pages) ::munmap(at->second.device, in_pages(at->second.bytes));
+  world.registered.erase(at);
   return CUDA_SUCCESS;
 }
 

@@ -57,8 +57,8 @@ struct standin_record {
   X(standin_forget_misuse, void, (void))                                                           \
   /* cuIpcGetMemHandle, in whatever context the memory is. */                                      \
   X(standin_export, int, (void* device_memory, void* handle))                                      \
-  /* "device_bytes", "host_bytes", "streams", "events", "graphs", "mappings", "contexts": alive    \
-   * now. */                                                                                       \
+  /* "device_bytes", "host_bytes", "registered", "streams", "events", "graphs", "mappings",        \
+   * "contexts": alive now. */                                                                     \
   X(standin_alive, size_t, (const char* what))                                                     \
   /* Where the host finds device memory (the same place unless it is guarded). */                  \
   X(standin_host_address, void*, (void* device_memory))

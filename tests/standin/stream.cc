@@ -1,5 +1,8 @@
 // Streams, each with a thread that works off its queue, and events.
 
+#include <sys/uio.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -47,11 +50,22 @@ void World::finish_device(std::unique_lock<std::mutex>& lock, int index) {
   }
 }
 
+// Copies from or to pages of the caller's. A device goes on with them when their file has become
+// shorter; here they are gone, and the kernel says so without a signal.
+static void copy_pages(std::byte* to, const std::byte* from, std::size_t bytes) {
+  const iovec target{to, bytes};
+  const iovec source{const_cast<std::byte*>(from), bytes};
+  // Where both are there this copies everything at once; else whatever is before the hole.
+  (void)::process_vm_readv(::getpid(), &target, 1, &source, 1, 0);
+}
+
 // Runs one task without the lock. What it touches was alive when it began.
 static void perform(const Task& task, std::byte* to, const std::byte* from) {
   const auto until = Clock::now() + task.least;
   if (task.fill >= 0) {
     std::memset(to, task.fill, task.bytes);
+  } else if (task.registered) {
+    copy_pages(to, from, task.bytes);
   } else if (to && task.bytes > 0) {
     std::memcpy(to, task.staged.empty() ? from : task.staged.data(), task.bytes);
   }
@@ -93,6 +107,7 @@ void run_stream(CUstream_st& stream) {
       if (exclusive) device.busy[static_cast<std::size_t>(task.unit)] = true;
       std::byte* const to = task.to ? world.host_address(task.to) : nullptr;
       const std::byte* const from = task.from ? world.host_address(task.from) : nullptr;
+      task.registered = world.registration(task.to, 1) || world.registration(task.from, 1);
       world.log(task.what, kStandinBegin, stream.device, stream.number, task.bytes);
       lock.unlock();
       perform(task, to, from);

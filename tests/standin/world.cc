@@ -152,14 +152,28 @@ const Allocation* World::find(const void* at, std::size_t bytes) const {
 
 bool World::pinned(const void* at, std::size_t bytes) const {
   const auto address = reinterpret_cast<std::uintptr_t>(at);
+  if (registration(at, bytes)) return true;
   auto next = host_blocks.upper_bound(address);
   if (next == host_blocks.begin()) return false;
   const auto& [base, size] = *std::prev(next);
   return address - base <= size && bytes <= size - (address - base);
 }
 
+const std::pair<const std::uintptr_t, Registered>* World::registration(const void* at,
+                                                                       std::size_t bytes) const {
+  const auto address = reinterpret_cast<std::uintptr_t>(at);
+  auto next = registered.upper_bound(address);
+  if (next == registered.begin()) return nullptr;
+  const auto& entry = *std::prev(next);
+  const std::size_t before = address - entry.first;
+  return before <= entry.second.bytes && bytes <= entry.second.bytes - before ? &entry : nullptr;
+}
+
 std::byte* World::host_address(const void* at) const {
   const auto address = reinterpret_cast<std::uintptr_t>(at);
+  if (const auto* const pages = registration(at, 1)) {
+    return pages->second.device + (address - pages->first);
+  }
   auto next = allocations.upper_bound(address);
   if (next != allocations.begin()) {
     const auto& [base, allocation] = *std::prev(next);

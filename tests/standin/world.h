@@ -66,6 +66,7 @@ struct Task {
   CUevent event = nullptr;   // waited for, or reached by this
   std::uint64_t ticket = 0;  // its record
   bool waits = false;
+  bool registered = false;  // from or to pages of the caller's
 };
 
 }  // namespace standin
@@ -98,6 +99,12 @@ struct Allocation {
   // Of a mapping of another process's allocation:
   int owner = 0;  // its process
   int mappings = 0;
+};
+
+// Pages of the caller's that are pinned.
+struct Registered {
+  std::size_t bytes = 0;
+  std::byte* device = nullptr;  // where the device finds them
 };
 
 struct Settings {
@@ -133,6 +140,9 @@ struct World {
   bool pinned(const void* at, std::size_t bytes) const;
   // Where the host may touch what lies at an address of either kind.
   std::byte* host_address(const void* at) const;
+  // What [at, at + bytes) lies in, or null.
+  const std::pair<const std::uintptr_t, Registered>* registration(const void* at,
+                                                                  std::size_t bytes) const;
   bool ready(const CUstream_st& stream);
   // Waits for everything queued in a stream so far, as the host would.
   CUresult finish(std::unique_lock<std::mutex>& lock, CUstream_st& stream);
@@ -161,6 +171,7 @@ struct World {
   std::deque<CUgraph_st> graphs;
   std::map<std::uintptr_t, Allocation> allocations;
   std::map<std::uintptr_t, std::size_t> host_blocks;
+  std::map<std::uintptr_t, Registered> registered;
   std::vector<standin_record> records;
   std::vector<Failure> failures;
   std::vector<std::string> held;

@@ -4,6 +4,7 @@ tests say which flags and calls come out of a read."""
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +117,7 @@ SHADOW_STATS = {
     "nonfinite": 6,
     "shape_mismatches": 8,
 }
-SHARED_MEMORY_USAGE = {"regions": 3, "bytes": 8192}
+SHARED_MEMORY_USAGE = {"regions": 3, "bytes": 8192, "pinned_bytes": 4096}
 FRONT_STATS = {
     "connections": 1,
     "connections_total": 7,
@@ -186,6 +187,7 @@ class Engine:
         self.completion_fd, self.completions = os.pipe()
         self.runtime_version = "1.99.0"
         self.shared_memory: dict[str, dict[str, Any]] = {}
+        self.pinned: list[str] = []
         self.trace_rules: dict[str | None, tuple[int, int]] = {}  # model -> rate, count
         self.traces: list[dict[str, Any]] = []
         self.traces_dropped = 0
@@ -230,12 +232,18 @@ class Engine:
         assert not servable.closed
         return Shadow(servable, (fraction_ppm, max_in_flight, max_bytes))
 
-    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
-        """Says no with the core's words for the name "taken"."""
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> str | None:
+        """Says no with the core's words for the name "taken"; large ones may be pinned."""
         if name == "taken":
             raise core_error("ALREADY_EXISTS", 409, "taken")
         region = {"name": name, "key": key, "offset": offset, "byte_size": byte_size}
         self.shared_memory[name] = region
+        return name if byte_size >= 1 << 16 else None
+
+    def pin_shared_memory(self, memory: str) -> bool:
+        assert threading.current_thread() is not threading.main_thread()
+        self.pinned.append(memory)
+        return True
 
     def unregister_shared_memory(self, name: str | None) -> None:
         if name is None:

@@ -172,6 +172,7 @@ def test_shared_memory() -> None:
     text = page()
     assert value(text, "servolley_shared_memory_regions") == 3
     assert value(text, "servolley_shared_memory_bytes") == 8192
+    assert value(text, "servolley_shared_memory_pinned_bytes") == 4096
 
 
 def test_tags_of_a_model_are_labels_of_its_metrics() -> None:

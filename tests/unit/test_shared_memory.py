@@ -52,6 +52,16 @@ async def test_register_status_unregister_over_rest(front: GrpcFront) -> None:
     assert await front.get(f"{PATH}/status") == []
 
 
+async def test_what_a_gpu_may_copy_itself_is_pinned_before_the_answer(front: GrpcFront) -> None:
+    large = GOOD | {"byte_size": 1 << 16}
+    assert (await front.ask("POST", f"{PATH}/region/large/register", large)).status == 200
+    assert front.engine.pinned == ["large"]
+    large = GOOD | {"name": "too", "byte_size": 1 << 20}
+    assert not (await front.call(f"{OIP}SystemSharedMemoryRegister", large)).ListFields()
+    assert (await front.ask("POST", f"{PATH}/region/small/register", GOOD)).status == 200
+    assert front.engine.pinned == ["large", "too"]
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -29,6 +29,8 @@
   X(address_range, cuMemGetAddressRange_v2)                   \
   X(allocate_host, cuMemHostAlloc)                            \
   X(free_host, cuMemFreeHost)                                 \
+  X(register_host, cuMemHostRegister_v2)                      \
+  X(unregister_host, cuMemHostUnregister)                     \
   X(open_ipc, cuIpcOpenMemHandle_v2)                          \
   X(close_ipc, cuIpcCloseMemHandle)                           \
   X(copy_to_device, cuMemcpyHtoDAsync_v2)                     \

@@ -136,6 +136,17 @@ void Gpu::free_pinned(std::byte* block) {
   (void)take(driver_->functions().free_host(block), "free pinned host memory");
 }
 
+bool Gpu::pin(std::byte* pages, std::size_t bytes) {
+  if (!make_current().ok()) return false;
+  const auto result = driver_->functions().register_host(pages, bytes, CU_MEMHOSTREGISTER_PORTABLE);
+  return take(result, "pin host memory").ok();
+}
+
+void Gpu::unpin(std::byte* pages) {
+  if (!make_current().ok()) return;
+  (void)take(driver_->functions().unregister_host(pages), "unpin host memory");
+}
+
 Result<Stream> Gpu::create_stream() {
   SERVOLLEY_TRY(make_current());
   CUstream stream = nullptr;

@@ -46,6 +46,8 @@ class Gpu final : public Device, public PinnedMemory, public std::enable_shared_
   // Host memory, pinned for every device.
   std::byte* allocate_pinned(std::size_t bytes) override;
   void free_pinned(std::byte* block) override;
+  bool pin(std::byte* pages, std::size_t bytes) override;
+  void unpin(std::byte* pages) override;
   Result<MemoryInfo> memory() const;
 
   // Work of one stream is in order; streams do not wait for each other, nor for the default stream.

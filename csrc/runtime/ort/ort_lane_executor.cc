@@ -184,7 +184,7 @@ Status OrtLaneExecutor::retry_plainly(Lane& lane, const LaunchedBatch& batch, co
   settle(lane);  // what is under way is queued from the same memory again
   if (broken()) return gpu().device->health();
   lane.used = &lane.bindings.front();
-  const Status plain = queue_up(lane, batch);
+  Status plain = queue_up(lane, batch);
   // Otherwise the graph is not to blame: memory was short, say.
   if (run_failed && (plain.ok() || bucket.failed_captures >= kCaptureAttempts)) {
     refuse_graphs(why.message());

@@ -216,7 +216,7 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
       bytes && (binding.rows == 0 || (shape->rank() > 0 && (*shape)[0] == binding.rows));
   if (binding.graph && !has_rows) {
     // Without a place of its own it would be read where it was when the graph was captured.
-    const Status status = internal_error(
+    Status status = internal_error(
         "output '" + output.name + "' " +
         (bytes ? "has no row for each of the batch" : "has no shape before it is there"));
     refuse_graphs(status.message());
@@ -254,7 +254,8 @@ std::byte* OrtLaneExecutor::written_in_place(const Binding& binding, std::size_t
                                              const LaunchedBatch& batch, std::size_t bytes) const {
   if (batch.requests != 1 || batch.targets.empty() || binding.graph) return nullptr;
   const OutputPart& target = batch.targets[i];
-  const bool suits = reinterpret_cast<std::uintptr_t>(target.data) % kAlignment == 0;
+  const bool suits =
+      !target.on_host && reinterpret_cast<std::uintptr_t>(target.data) % kAlignment == 0;
   if (!target.data || !suits || bytes == 0 || bytes > target.capacity) return nullptr;
   // What the run has yet to read must not be written over.
   for (std::size_t in = 0; in < inputs_.size(); ++in) {
@@ -355,9 +356,9 @@ Status OrtLaneExecutor::bring_down(Lane& lane, const LaunchedBatch& batch, std::
     const std::size_t bytes = bytes_of_request(batch, tensor.view, j);
     if (tensor.delivered[j]) {
       SERVOLLEY_TRY(bring(at));
-      if (bytes) {
-        SERVOLLEY_TRY(down_.copy_on_device(batch.output(i)[j].data, descent.from + at, bytes));
-      }
+      const OutputPart& target = batch.output(i)[j];
+      SERVOLLEY_TRY(target.on_host ? down_.copy_to_host(target.data, descent.from + at, bytes)
+                                   : down_.copy_on_device(target.data, descent.from + at, bytes));
       brought = at + bytes;
     }
     at += bytes;

@@ -49,8 +49,8 @@ bool version_reaches(const std::string& version, std::uint32_t wanted) {
 // malloc_trim() gives back: 12 MB for good with every thread that has unloaded a model of 50 MB.
 void map_large_blocks() {
   constexpr int kLargeBlock = 4 << 20;
-  ::mallopt(M_MMAP_THRESHOLD, kLargeBlock);
-  ::mallopt(M_TRIM_THRESHOLD, kLargeBlock);
+  ::mallopt(M_MMAP_THRESHOLD, kLargeBlock);  // NOLINT(concurrency-mt-unsafe): it takes the arena's
+  ::mallopt(M_TRIM_THRESHOLD, kLargeBlock);  // NOLINT(concurrency-mt-unsafe): lock
 }
 
 Status unusable(std::string message) { return {Code::kFailedPrecondition, std::move(message)}; }

@@ -136,12 +136,12 @@ class OipRoutes:
     def shared_memory_status(self, call: Call) -> Reply:
         return json_reply(registered(self._context.shared_memory, call.params.get("region")))
 
-    def register_shared_memory(self, call: Call) -> Reply:
+    async def register_shared_memory(self, call: Call) -> Reply:
         memory = may_register(self._context.shared_memory)
         document = call.json_object()
         if "key" not in document or "byte_size" not in document:
             raise invalid_argument("a shared memory region needs 'key' and 'byte_size'")
-        memory.register(
+        await memory.register(
             call.params["region"], document["key"], document.get("offset", 0), document["byte_size"]
         )
         return _EMPTY

@@ -27,15 +27,19 @@ class SharedMemory:
     def regions(self) -> "list[SharedMemoryRegion]":
         return self._engine.shared_memory_regions()
 
-    def register(self, name: str, key: Any, offset: Any, byte_size: Any) -> None:
+    async def register(self, name: str, key: Any, offset: Any, byte_size: Any) -> None:
+        """Where a GPU is in use the region is pinned for it, which takes too long for the loop."""
         if not isinstance(key, str):
             raise invalid_argument("'key' must be a string")
         for what, value in (("offset", offset), ("byte_size", byte_size)):
             _check_number(what, value, _LARGEST)
         try:
-            self._engine.register_shared_memory(name, key, offset, byte_size)
+            memory = self._engine.register_shared_memory(name, key, offset, byte_size)
         except CoreError as error:
             raise core_failure(error) from error
+        if memory is not None:
+            async with self._opening:
+                await asyncio.to_thread(self._engine.pin_shared_memory, memory)
 
     def unregister(self, name: str | None) -> None:
         """None: all of them in system memory. An unknown name is no error."""

@@ -265,6 +265,11 @@ class CoreCollector(Collector):
         for name, value, text in (
             ("servolley_shared_memory_regions", usage["regions"], "Shared memory regions of clients"),
             ("servolley_shared_memory_bytes", usage["bytes"], "Bytes of clients' shared memory regions"),
+            (
+                "servolley_shared_memory_pinned_bytes",
+                usage["pinned_bytes"],
+                "Of these, what GPUs copy from and to by themselves",
+            ),
         ):
             yield GaugeMetricFamily(name, text, value=value)
 

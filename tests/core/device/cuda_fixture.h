@@ -30,8 +30,8 @@ struct CudaFixture {
     driver.reset();
     CHECK(standin.misuse() == "");
     if (!broken) {
-      for (const char* what :
-           {"device_bytes", "host_bytes", "streams", "events", "graphs", "mappings", "contexts"}) {
+      for (const char* what : {"device_bytes", "host_bytes", "registered", "streams", "events",
+                               "graphs", "mappings", "contexts"}) {
         CAPTURE(std::string(what));
         CHECK(standin.alive(what) == 0);
       }

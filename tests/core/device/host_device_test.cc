@@ -19,6 +19,8 @@ class FakePinned final : public PinnedMemory {
     blocks_.emplace(at, std::move(block));
     return at;
   }
+  bool pin(std::byte*, std::size_t) override { return false; }
+  void unpin(std::byte*) override {}
   void free_pinned(std::byte* block) override { CHECK(blocks_.erase(block) == 1); }
   bool empty = false;
 

@@ -45,7 +45,7 @@ class InPlaceLanes final : public LaneExecutor {
     bytes_.clear();
     for (const InputPart& part : batch.parts) {
       auto* const data = const_cast<std::byte*>(part.view.data);
-      const std::byte* const from = part.on_device ? standin_.host_address(data) : data;
+      const std::byte* const from = standin_.host_address(data);  // pinned pages are guarded, too
       bytes_.insert(bytes_.end(), from, from + part.view.bytes);
     }
     return device_.launch(batch.rows);  // last: who waits for it looks at what it was launched with
@@ -107,7 +107,7 @@ class InPlaceRunner final : public Runner {
   Standin& standin_;
   Launched& seen_;
   const DeviceId id_;
-  const Signature signature_ = unary_signature(DType::kUint8);
+  const Signature signature_ = unary_signature(DType::kUint8, {-1, -1});
 };
 
 // A client with memory on the GPU, which it has registered as "r", and models on both sides.
@@ -121,7 +121,7 @@ struct Setup {
   }
   void serve_on_cpu(Execution execution = Execution::kInline) {
     serve(
-        engine, unary_signature(DType::kUint8),
+        engine, unary_signature(DType::kUint8, {-1, -1}),
         [this](auto inputs, auto, auto outputs) {
           return copy_through(engine.pool(), inputs, outputs);
         },

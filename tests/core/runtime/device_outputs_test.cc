@@ -58,6 +58,34 @@ struct Setup {
 
 }  // namespace
 
+TEST_CASE("rows that are wanted in pinned memory of the host come down there") {
+  for (const bool graphs : {false, true}) {
+    CAPTURE(graphs);
+    Setup setup(graphs);
+    std::byte* const pinned = setup.gpus.gpu().allocate_pinned(64 << 10);
+    REQUIRE(pinned);
+    Parts parts(setup.gpus.pool, DType::kFp32, {kItems});
+    parts.add(1, 1).add(1, 20);
+    const auto& rows = parts.parts();
+    OutputTensor output = setup.run(
+        parts, {{.data = pinned, .capacity = kRowBytes, .on_host = true}, setup.target(0, 99'999)});
+    setup.check_copies(1, 1);
+    CHECK(output.delivered == std::vector<bool>{true, true});
+    CHECK(output.view.data == nullptr);
+    CHECK(std::memcmp(pinned, rows[0].view.data, kRowBytes) == 0);
+    CHECK(setup.has(0, rows[1].view));
+
+    // One by itself is not written there by the run, which computes on the device.
+    Parts alone(setup.gpus.pool, DType::kFp32, {kItems});
+    alone.add(1, 7);
+    output = setup.run(alone, {{.data = pinned + 8192, .capacity = kRowBytes, .on_host = true}});
+    setup.check_copies(1, 0);
+    CHECK(output.delivered == std::vector<bool>{true});
+    CHECK(std::memcmp(pinned + 8192, alone.parts()[0].view.data, kRowBytes) == 0);
+    setup.gpus.gpu().free_pinned(pinned);
+  }
+}
+
 TEST_CASE("a batch's rows go where each of its requests wants them, the rest to the host") {
   for (const bool graphs : {false, true}) {
     CAPTURE(graphs);

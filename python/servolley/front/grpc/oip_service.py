@@ -98,9 +98,9 @@ class OipService:
         regions = registered(self._context.shared_memory, request.name or None)
         return {"regions": {region["name"]: region for region in regions}}
 
-    def register_shared_memory(self, request: Any) -> Document:
+    async def register_shared_memory(self, request: Any) -> Document:
         memory = may_register(self._context.shared_memory)
-        memory.register(request.name, request.key, request.offset, request.byte_size)
+        await memory.register(request.name, request.key, request.offset, request.byte_size)
         return {}
 
     def unregister_shared_memory(self, request: Any) -> Document:
