@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.servers import ROOT
+from benchmarks.servers import ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,13 +30,15 @@ _WARM_UP_S = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one process sends. ``method``: of gRPC; empty: the body is a whole HTTP request."""
+    """What one process sends. ``method``: of gRPC; empty: the body is a whole HTTP request. ``patience_s``:
+    an answer that takes longer ends the run."""
 
     port: int
     body_file: str
     connections: int
     seconds: float
     method: str = ""
+    patience_s: float = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,12 @@ def measure(plan: Plan, processes: int, seconds: float) -> Seen:
             share = plan.connections // processes + (index < plan.connections % processes)
             workers.append(stack.enter_context(_worker({**asdict(plan), "connections": share})))
         for worker in workers:
-            _expect(worker, "ready")
+            _expect(worker, "ready", plan.patience_s + 30)
         for worker in workers:
             assert worker.stdin
             worker.stdin.write("go\n")
             worker.stdin.flush()
-        results = [json.loads(_line(worker, seconds + 120)) for worker in workers]
+        results = [json.loads(_line(worker, seconds + plan.patience_s + 30)) for worker in workers]
     latencies = sorted(latency for result in results for latency in result["latencies_us"])
     if not latencies:
         raise RuntimeError("no request was answered in time")
@@ -96,9 +98,8 @@ def ask(plan: Plan, times: int) -> None:
 @contextlib.contextmanager
 def _worker(plan: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.gpu_load"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdin
@@ -123,8 +124,8 @@ def _line(process: subprocess.Popen[str], timeout_s: float) -> str:
     return text
 
 
-def _expect(process: subprocess.Popen[str], word: str) -> None:
-    line = _line(process, 60).strip()
+def _expect(process: subprocess.Popen[str], word: str, timeout_s: float) -> None:
+    line = _line(process, timeout_s).strip()
     if line != word:
         raise RuntimeError(f"a load process said {line!r}")
 
@@ -133,7 +134,7 @@ def _expect(process: subprocess.Popen[str], word: str) -> None:
 
 
 def _http(plan: Plan, body: bytes) -> Callable[[], None]:
-    connection = socket.create_connection(("127.0.0.1", plan.port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", plan.port), timeout=plan.patience_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     buffer = bytearray(1 << 20)
 
@@ -168,7 +169,7 @@ def _grpc(plan: Plan, body: bytes) -> Callable[[], None]:
         ("grpc.max_receive_message_length", -1),
     ]
     call = grpc.insecure_channel(f"127.0.0.1:{plan.port}", options).unary_unary(plan.method)
-    return lambda: cast("None", call(body, timeout=60))
+    return lambda: cast("None", call(body, timeout=plan.patience_s))
 
 
 def _work(plan: Plan) -> dict[str, Any]:

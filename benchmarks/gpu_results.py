@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.gpu_plan import ENCODER, IMAGES, MANY, Variant
 from benchmarks.report import Table, limits_table, page
 from benchmarks.results import Limit
 
@@ -14,17 +15,8 @@ if TYPE_CHECKING:
     from benchmarks.gpu_load import Seen
     from benchmarks.gpu_yardsticks import RawRun
 
-#: The promises are about these; the first has rows of 602 KB.
-_IMAGES: Final = "resnet50"
-_ENCODER: Final = "bert"
-#: At least so many connections are "saturation".
-_MANY: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    lanes: int
-    graphs: bool
+#: Of an error's text, in the table.
+_LINE: Final = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +31,13 @@ class Row:
     server_us: float
     busy: float | None
 
+    def __str__(self) -> str:
+        """As it comes, on one line."""
+        seen = (
+            f"{self.seen.per_second:,.0f}/s, p50 {self.seen.p50_us:,.0f} us, p99 {self.seen.p99_us:,.0f} us"
+        )
+        return f"{self.model}, {self.transport}, {self.connections} at once, {self.variant}: {seen}"
+
 
 @dataclass(frozen=True, slots=True)
 class Copies:
@@ -52,17 +51,21 @@ class Copies:
 
 @dataclass(slots=True)
 class Results:
-    """rows: of the server. raw: ONNX Runtime in process, by model."""
+    """rows: of the server. raw: ONNX Runtime in process, by model. failed: (what, its error). skipped: what
+    no longer fitted into the time. Any of them may lack anything: the rest is still worth a table."""
 
     rows: list[Row] = field(default_factory=list)
     raw: dict[str, list[RawRun]] = field(default_factory=dict)
     copies: list[Copies] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
-    def best(self, model: str) -> RawRun:
-        return max(self.raw[model], key=lambda run: run.items_per_second)
+    def best(self, model: str) -> RawRun | None:
+        return max(self.raw.get(model, ()), key=lambda run: run.items_per_second, default=None)
 
-    def share(self, row: Row) -> float:
-        return row.seen.per_second / self.best(row.model).items_per_second
+    def share(self, row: Row) -> float | None:
+        best = self.best(row.model)
+        return row.seen.per_second / best.items_per_second if best else None
 
     def limits(self) -> list[Limit]:
         """What was promised, as far as it was measured."""
@@ -71,26 +74,24 @@ class Results:
                 Limit(
                     f"{model} at saturation against ONNX Runtime in process", share, 0.95, "x", at_least=True
                 )
-                for model in (_IMAGES, _ENCODER)
+                for model in (IMAGES, ENCODER)
                 if (share := self._saturated(model)) is not None
             ),
             *(
-                Limit(
-                    f"{_IMAGES} alone over {transport}, above ONNX Runtime's run of one", added, bound, "us"
-                )
+                Limit(f"{IMAGES} alone over {transport}, above ONNX Runtime's run of one", added, bound, "us")
                 for transport, bound in (("http", 100), ("grpc", 100), ("cuda-shm", 60))
                 if (added := self._added_us(transport)) is not None
             ),
             Limit(
-                f"{_ENCODER} alone, with graphs against without",
-                self._faster(_ENCODER, lambda row: row.connections == 1, Variant(2, True), Variant(2, False)),
+                f"{ENCODER} alone, with graphs against without",
+                self._faster(ENCODER, lambda row: row.connections == 1, Variant(2, True), Variant(2, False)),
                 1,
                 "x",
                 at_least=True,
             ),
             Limit(
-                f"{_IMAGES} at saturation, two lanes against one",
-                self._faster(_IMAGES, _is_saturated, Variant(2, False), Variant(1, False)),
+                f"{IMAGES} at saturation, two lanes against one",
+                self._faster(IMAGES, _is_saturated, Variant(2, False), Variant(1, False)),
                 1,
                 "x",
                 at_least=True,
@@ -100,9 +101,10 @@ class Results:
     def _saturated(self, model: str) -> float | None:
         """Host tensors: what reaches the GPU over a socket."""
         shares = [
-            self.share(row)
+            share
             for row in self.rows
             if row.model == model and _is_saturated(row) and row.transport in ("http", "grpc")
+            if (share := self.share(row)) is not None
         ]
         return max(shares, default=None)
 
@@ -111,8 +113,8 @@ class Results:
         added = [
             row.seen.p50_us - run.us
             for row in self.rows
-            for run in self.raw.get(_IMAGES, ())
-            if (row.model, row.transport, row.connections) == (_IMAGES, transport, 1)
+            for run in self.raw.get(IMAGES, ())
+            if (row.model, row.transport, row.connections) == (IMAGES, transport, 1)
             and (run.batch, run.graph) == (1, row.variant.graphs)
             and row.variant.lanes
         ]
@@ -132,9 +134,30 @@ class Results:
         ]
         return max(ratios, default=None)
 
+    def _in_order(self) -> list[Row]:
+        """As they are read; they were measured in the order of what they are worth."""
+        models = list(dict.fromkeys(row.model for row in self.rows))
+        transports = ["http", "grpc", "cuda-shm"]
+        return sorted(
+            self.rows,
+            key=lambda row: (
+                models.index(row.model),
+                -row.variant.lanes,
+                row.variant.graphs,
+                transports.index(row.transport),
+                row.connections,
+            ),
+        )
+
     def render(self, markdown: bool, note: str) -> str:
         raw_rows = [
-            [name, str(run.batch), _yes(run.graph), f"{run.items_per_second:,.0f}", f"{run.us:,.0f}"]
+            [
+                name + (", its own options" if run.own_options else ""),
+                str(run.batch),
+                _yes(run.graph),
+                f"{run.items_per_second:,.0f}",
+                f"{run.us:,.0f}",
+            ]
             for name, runs in self.raw.items()
             for run in runs
         ]
@@ -145,13 +168,13 @@ class Results:
                 _yes(row.variant.graphs),
                 str(row.connections),
                 f"{row.seen.per_second:,.0f}",
-                f"{self.share(row):.0%}",
+                _percent(self.share(row)),
                 f"{row.seen.p50_us:,.0f}",
                 f"{row.seen.p99_us:,.0f}",
                 f"{row.server_us:,.0f}",
-                "-" if row.busy is None else f"{row.busy:.0%}",
+                _percent(row.busy),
             ]
-            for row in self.rows
+            for row in self._in_order()
         ]
         columns = ["served", "lanes", "graphs", "at once", "items/s", "share"]
         columns += ["p50 us", "p99 us", "server CPU us", "GPU busy"]
@@ -168,13 +191,26 @@ class Results:
             Table("ONNX Runtime in process", ("model", "batch", "graph", "items/s", "us/batch"), raw_rows),
             Table("servolley over loopback, one item a request", columns, rows),
             Table("Copied in user space", ("served", "tensor bytes", "bytes/request", "host copies"), copies),
+            Table("Failed", ("what", "error"), [[what, _ends(error)] for what, error in self.failed]),
+            Table("Skipped: no time left", ("what",), [[what] for what in self.skipped]),
             limits_table(self.limits()),
         ]
         return page(tables, note, markdown)
 
 
 def _is_saturated(row: Row) -> bool:
-    return row.connections >= _MANY
+    return row.connections >= MANY
+
+
+def _ends(error: str) -> str:
+    """Its first line, and the last of a log that speaks of an error: what was tried, and why it failed."""
+    first, *more = [line.strip() for line in error.strip().splitlines()] or ["no message"]
+    why = next((line for line in reversed(more) if "error" in line.lower()), more[-1] if more else "")
+    return f"{first[:_LINE]} ... {why[-_LINE:]}" if why else first[:_LINE]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _yes(value: bool) -> str:

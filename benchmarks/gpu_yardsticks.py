@@ -9,87 +9,146 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from benchmarks.servers import ROOT
+from benchmarks.servers import ROOT, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+
+#: What the server asks of the CUDA provider: see csrc/runtime/ort/providers.cc.
+SERVER_OPTIONS: Final = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
 
 @dataclass(frozen=True, slots=True)
 class RawRun:
-    """ONNX Runtime in process: one thread, inputs and outputs bound once to memory of the device."""
+    """ONNX Runtime in process: one thread, inputs and outputs bound once to memory of the device.
+    ``own_options``: those that it has by itself, instead of the server's."""
 
     batch: int
     graph: bool
     items_per_second: float
     us: float
+    own_options: bool = False
+
+    def __str__(self) -> str:
+        """As it comes, on one line."""
+        how = ("with graphs" if self.graph else "no graphs") + (", its own options" * self.own_options)
+        return f"batches of {self.batch}, {how}: {self.items_per_second:,.0f}/s, {self.us:,.0f} us"
 
 
-def raw(model: Path, device: str, seconds: float, batches: Sequence[int]) -> list[RawRun]:
-    """Every batch size, on a GPU with and without CUDA graphs. Raises RuntimeError with the child's error."""
+def raw(
+    model: Path, device: str, seconds: float, batches: Sequence[int], timeout_s: float = 600
+) -> Iterator[RawRun]:
+    """Every batch size, on a GPU with and without CUDA graphs, then the largest with ONNX Runtime's own
+    options, each as soon as it is there. Raises RuntimeError at the end for those that failed, or if all took
+    longer than ``timeout_s``."""
     command = [sys.executable, "-m", "benchmarks.gpu_yardsticks", str(model), device, str(seconds)]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    done = subprocess.run(
-        [*command, ",".join(map(str, batches))],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"ONNX Runtime in process failed:\n{done.stderr[-2000:]}")
-    return [RawRun(**run) for run in json.loads(done.stdout.splitlines()[-1])]
+    command.append(",".join(map(str, batches)))
+    errors: list[str] = []
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+
+        def give_up() -> None:
+            errors.append(f"ONNX Runtime in process: not finished within {timeout_s:.0f} s")
+            process.kill()
+
+        timer = threading.Timer(timeout_s, give_up)
+        timer.start()
+        try:
+            for line in process.stdout or ():
+                found = json.loads(line) if line.startswith("{") and line.endswith("}\n") else {}
+                if "batch" in found:
+                    yield RawRun(**found)
+                elif "error" in found:
+                    errors.append(found["error"])
+        except BaseException:  # whoever asked wants no more
+            process.kill()
+            raise
+        finally:
+            timer.cancel()
+    if process.returncode != 0 and not errors:
+        errors.append(f"ONNX Runtime in process ended with {process.returncode}")
+    if errors:
+        raise RuntimeError("\n".join(errors))
 
 
-def _raw(model: str, device: str, seconds: float, batches: Sequence[int]) -> list[RawRun]:
-    import numpy as np
+def _raw(model: str, device: str, seconds: float, batches: Sequence[int]) -> Iterator[RawRun | str]:
+    """What was measured, or the error instead."""
     import onnxruntime
 
     on_gpu = device.startswith("cuda")
-    kind, index = ("cuda", int(device.partition(":")[2] or 0)) if on_gpu else ("cpu", 0)
     if on_gpu and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
-    runs = []
-    for graph in (False, True) if on_gpu else (False,):
-        options: dict[str, Any] = {"device_id": index, "enable_cuda_graph": "1" if graph else "0"}
-        provider = ("CUDAExecutionProvider", options) if on_gpu else "CPUExecutionProvider"
-        for batch in batches:
+    wanted = [(batch, False, False) for batch in batches]
+    if on_gpu:
+        wanted += [(batch, True, False) for batch in batches] + [(max(batches), False, True)]
+    for batch, graph, own_options in wanted:
+        try:
             # A session records one graph for one shape.
-            session = onnxruntime.InferenceSession(model, providers=[provider])
-            if on_gpu and session.get_providers()[0] != "CUDAExecutionProvider":
-                raise RuntimeError("this onnxruntime does not run on the GPU")
-            binding = session.io_binding()
-            for value in session.get_inputs():
+            options = {"enable_cuda_graph": "1"} if graph else {}
+            bound = BoundSession(model, device, batch, options if own_options else SERVER_OPTIONS | options)
+            for _ in range(3):
+                bound.run()
+            count, began = 0, time.perf_counter()
+            while count < 3 or time.perf_counter() - began < seconds:
+                bound.run()
+                count += 1
+            took = time.perf_counter() - began
+            yield RawRun(batch, graph, count * batch / took, took / count * 1e6, own_options)
+        except Exception as error:  # of one: the others are still worth their time
+            yield f"batches of {batch}, {graph=}, {own_options=}: {error}"
+
+
+class BoundSession:
+    """A session whose input and output lie on the device."""
+
+    def __init__(self, model: str, device: str, batch: int, options: Mapping[str, str]) -> None:
+        import onnxruntime
+
+        on_gpu = device.startswith("cuda")
+        self._place = ("cuda", int(device.partition(":")[2] or 0)) if on_gpu else ("cpu", 0)
+        given = {"device_id": str(self._place[1]), **options}
+        provider = ("CUDAExecutionProvider", given) if on_gpu else "CPUExecutionProvider"
+        self._session = onnxruntime.InferenceSession(model, providers=[provider])
+        if on_gpu and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise RuntimeError("this onnxruntime does not run on the GPU")
+        self._runtime = onnxruntime
+        self._bindings: dict[int, Any] = {}
+        self._batch = batch
+        self._binding(batch)
+
+    def _binding(self, batch: int) -> Any:
+        import numpy as np
+
+        if batch not in self._bindings:
+            binding = self._session.io_binding()
+            values = self._runtime.OrtValue
+            for value in self._session.get_inputs():
                 shape = [batch, *value.shape[1:]]
                 integers = value.type == "tensor(int64)"
                 data = np.full(shape, 7, np.int64) if integers else np.full(shape, 0.5, np.float32)
-                bound = onnxruntime.OrtValue.ortvalue_from_numpy(data, kind, index)
-                binding.bind_ortvalue_input(value.name, bound)
-            for value in session.get_outputs():
+                binding.bind_ortvalue_input(value.name, values.ortvalue_from_numpy(data, *self._place))
+            for value in self._session.get_outputs():
                 shape = [batch, *value.shape[1:]]
-                empty = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, kind, index)
+                empty = values.ortvalue_from_shape_and_type(shape, np.float32, *self._place)
                 binding.bind_ortvalue_output(value.name, empty)
-            for _ in range(3):
-                session.run_with_iobinding(binding)
-            count, began = 0, time.perf_counter()
-            while count < 3 or time.perf_counter() - began < seconds:
-                session.run_with_iobinding(binding)
-                count += 1
-            took = time.perf_counter() - began
-            runs.append(RawRun(batch, graph, count * batch / took, took / count * 1e6))
-    return runs
+            self._bindings[batch] = binding
+        return self._bindings[batch]
+
+    def run(self, batch: int | None = None, options: Any = None) -> None:
+        self._session.run_with_iobinding(self._binding(batch or self._batch), options)
+
+    def wait(self) -> None:
+        """For what runs with options that do not wait have started."""
+        self._binding(self._batch).synchronize_outputs()
 
 
 class BusyShare:
@@ -164,5 +223,5 @@ class DeviceMemory:
 
 if __name__ == "__main__":
     path, where, how_long, sizes = sys.argv[1:]
-    found = _raw(path, where, float(how_long), [int(size) for size in sizes.split(",")])
-    print(json.dumps([asdict(run) for run in found]))
+    for found in _raw(path, where, float(how_long), [int(size) for size in sizes.split(",")]):
+        print(json.dumps({"error": found} if isinstance(found, str) else asdict(found)), flush=True)

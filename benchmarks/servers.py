@@ -110,6 +110,12 @@ def process_tree(pid: int) -> Iterator[int]:
                 yield from process_tree(int(child))
 
 
+def environment() -> dict[str, str]:
+    """Of a child that imports these benchmarks and the tests' models, and what this process imports."""
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -147,10 +153,15 @@ def running(
             process.wait()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float = 60) -> None:
-    """Polls until `url` answers 200. Raises RuntimeError with the log's end."""
+def wait_until_ready(
+    process: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float = 60, hopeless: str | None = None
+) -> None:
+    """Polls until `url` answers 200. Raises RuntimeError with the log's end; at once where the log says what
+    is `hopeless`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
+        if hopeless and hopeless in log.read_text(errors="replace"):
+            break
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
@@ -177,7 +188,7 @@ def servolley(repository: Path, folder: Path, cores: Collection[int], *flags: st
     command = [sys.executable, "-m", "servolley", "serve", str(repository), *options]
     with running(command, log, cores) as process:
         server = Server("servolley", process.pid, _announced_port(process, log))
-        wait_until_ready(process, server.url + "/v2/health/ready", log)
+        wait_until_ready(process, server.url + "/v2/health/ready", log, hopeless=" not ready: ")
         yield server
 
 
