@@ -371,8 +371,9 @@ class Engine:
         (severity, text); severities are its own: 2 warning, 3 error, 4 fatal."""
     def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> SystemMemory | None:
         """Quick: opens a part of a POSIX shared memory object for requests. Returns what
-        ``pin_shared_memory`` takes, or None where there is no GPU that would have anything of it. Raises CoreError:
-        INVALID_ARGUMENT, ALREADY_EXISTS for a name that is taken, RESOURCE_EXHAUSTED above the limits."""
+        ``pin_shared_memory`` takes, or None where there is no GPU that would have anything of it. Raises
+        CoreError: INVALID_ARGUMENT, ALREADY_EXISTS for a name that is taken, RESOURCE_EXHAUSTED above the
+        limits."""
     def pin_shared_memory(self, memory: SystemMemory) -> bool:
         """Heavy, may take a second, any thread: lets GPUs copy from and to the region by themselves. False
         if that cannot be; requests may use it all the same."""
