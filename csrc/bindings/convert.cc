@@ -12,6 +12,13 @@
 namespace servolley::bindings {
 namespace {
 
+engine::Filling filling_of(const std::string& text) {
+  if (text == "auto") return engine::Filling::kAuto;
+  if (text == "off") return engine::Filling::kOff;
+  if (text == "on") return engine::Filling::kOn;
+  throw py::value_error("filling must be auto, off or on");
+}
+
 engine::Execution execution_of(const std::string& text) {
   if (text == "auto") return engine::Execution::kAuto;
   if (text == "inline") return engine::Execution::kInline;
@@ -88,6 +95,8 @@ LoadOptions read_load_options(const py::dict& options) {
        [&](const py::handle& v) { out.files = v.cast<std::map<std::string, std::string>>(); }},
       {"execution",
        [&](const py::handle& v) { out.servable.execution = execution_of(v.cast<std::string>()); }},
+      {"filling",
+       [&](const py::handle& v) { out.servable.filling = filling_of(v.cast<std::string>()); }},
       {"instances", [&](const py::handle& v) { out.servable.instances = v.cast<int>(); }},
       {"lanes", [&](const py::handle& v) { out.servable.lanes = v.cast<int>(); }},
       {"cuda_graphs", [&](const py::handle& v) { out.runtime.cuda_graphs = v.cast<bool>(); }},

@@ -69,8 +69,12 @@ Status Servable::start_lanes() {
                                                    .watched = watched_});
   SERVOLLEY_TRY(lanes_->create(*runner_, options));
   SERVOLLEY_TRY(lanes_->start());
-  if (!options_.warmup) return {};
-  return lanes_->run_on_launchers([this](LaneExecutor& executor) { return warm_up(executor); });
+  const bool fills = options_.filling == Filling::kOn;
+  if (!options_.warmup && !fills) return {};
+  return lanes_->run_on_launchers([this, fills](LaneExecutor& executor) {
+    executor.fill_up(fills);
+    return options_.warmup ? warm_up(executor) : Status();
+  });
 }
 
 }  // namespace servolley::engine

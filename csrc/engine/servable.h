@@ -24,8 +24,12 @@ namespace servolley::engine {
 
 enum class Execution : std::uint8_t { kAuto, kInline, kThreads };
 
+// Whether batches on devices are filled up to one of few sizes.
+enum class Filling : std::uint8_t { kAuto, kOff, kOn };
+
 struct ServableOptions {
   Execution execution = Execution::kAuto;
+  Filling filling = Filling::kAuto;
   int instances = 0;                    // batches in flight at once; 0 = one
   int lanes = 2;                        // on devices: batches under way for each of these
   int max_batch_size = -1;              // rows; -1 = batched if the signature allows, 0 = never
@@ -156,8 +160,11 @@ class Servable {
   // On a launching thread whose lanes are free.
   Status warm_up(LaneExecutor& executor) const;
   Status warm_up_with(LaneExecutor& executor, const Request& request, int runs) const;
+  // Measures whether batches of changing sizes cost so much that they are better filled up.
+  Status decide_filling(LaneExecutor& executor) const;
+  // The best time of so many lanes; 0: of all.
   Result<Duration> run_on_lanes(LaneExecutor& executor, const Request& request, std::int64_t rows,
-                                bool may_capture) const;
+                                bool may_capture, int lanes = 0) const;
   void instance_main(BatchRunner& runner);
   void run_waiting(BatchSink& sink);
   void observe_run(Duration duration);

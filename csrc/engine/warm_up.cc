@@ -19,6 +19,8 @@ constexpr Duration kRunsBudget = std::chrono::seconds(1);
 constexpr Duration kSizesBudget = std::chrono::seconds(3);
 // On a device the first run loads what the later ones find.
 constexpr int kLaneRuns = 2;
+// What a batch of another size than the last may cost without being filled up.
+constexpr Duration kDearChange = std::chrono::milliseconds(1);
 
 // Keeps what a warm-up run finishes away from the loop.
 class WarmUpSink final : public BatchSink {
@@ -164,7 +166,7 @@ Status Servable::warm_up_with(std::span<const std::byte> predict_request, int ru
 // The request's rows, repeated or cut until there are `rows`, as one batch in every lane. The
 // shortest time that one took.
 Result<Duration> Servable::run_on_lanes(LaneExecutor& executor, const Request& request,
-                                        std::int64_t rows, bool may_capture) const {
+                                        std::int64_t rows, bool may_capture, int lanes) const {
   std::vector<InputPart> parts;
   for (const codec::InputTensor& input : request.infer.inputs) {
     for (std::int64_t left = rows; left > 0; left -= request.rows) {
@@ -177,7 +179,7 @@ Result<Duration> Servable::run_on_lanes(LaneExecutor& executor, const Request& r
       .rows = request.alone ? 0 : rows,
       .may_capture = may_capture};
   Duration best = Duration::max();
-  for (int lane = 0; lane < executor.lanes(); ++lane) {
+  for (int lane = 0; lane < (lanes ? lanes : executor.lanes()); ++lane) {
     const TimePoint start = Clock::now();
     std::vector<OutputTensor> outputs(signature_.outputs.size());
     SERVOLLEY_TRY(executor.launch(lane, batch));
@@ -185,6 +187,28 @@ Result<Duration> Servable::run_on_lanes(LaneExecutor& executor, const Request& r
     best = std::min(best, Clock::now() - start);
   }
   return best;
+}
+
+Status Servable::decide_filling(LaneExecutor& executor) const {
+  if (options_.filling != Filling::kAuto || !signature_.batched || max_batch_size_ < 3) return {};
+  const auto run = [&](std::int64_t rows) -> Result<Duration> {
+    Request request;
+    SERVOLLEY_TRY(make_zeros(rows, request));
+    return run_on_lanes(executor, request, rows, false, 1);
+  };
+  // By turns of few rows, so that the work itself does not hide what a change costs.
+  Duration same = Duration::max();
+  Duration changed = Duration::max();
+  std::int64_t last = 0;
+  for (const std::int64_t rows : {3, 2, 2, 2, 3, 2, 3, 2}) {
+    const auto took = run(rows);
+    if (!took) return executor.broken() ? took.error() : Status();
+    Duration& best = rows == last ? same : changed;
+    best = std::min(best, *took);
+    last = rows;
+  }
+  executor.fill_up(changed > 2 * same && changed - same > kDearChange);
+  return {};
 }
 
 Status Servable::warm_up(LaneExecutor& executor) const {
@@ -213,7 +237,7 @@ Status Servable::warm_up(LaneExecutor& executor) const {
     const auto took = run_zeros_on_lanes(rows);
     if (!took && executor.broken()) return took.error();
   }
-  return {};
+  return decide_filling(executor);
 }
 
 Status Servable::warm_up_with(LaneExecutor& executor, const Request& request, int runs) const {

@@ -109,6 +109,9 @@ class LaneExecutor {
   // output of the signature) are where they were wanted, or in host memory and theirs alone; the
   // lane is free then, also after an error.
   virtual Status wait(int lane, std::span<OutputTensor> outputs) = 0;
+  // Launching thread. Whether batches are filled up to one of LaneOptions::row_buckets with rows
+  // that nobody reads, as far as the runtime can do that.
+  virtual void fill_up(bool /*on*/) {}
   // Any thread. The device has failed for good: nothing launched from now on will be answered.
   virtual bool broken() const = 0;
 };

@@ -184,6 +184,7 @@ class ServableOptions(TypedDict, total=False):
     execution: Literal["auto", "inline", "threads"]  # ("auto")
     instances: int  # (0 = chosen for the device) batches in flight at once
     lanes: int  # (2) on GPUs: batches under way for each of these
+    filling: Literal["auto", "off", "on"]  # ("auto") on GPUs: batches are filled up to one of few sizes
     cuda_graphs: bool  # (False)
     cuda_options: dict[str, str]  # ({}) the CUDA provider's own
     graph_rows: list[int]  # ([] = the preferred ones) sizes that are recorded as CUDA graphs

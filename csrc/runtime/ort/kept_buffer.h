@@ -18,7 +18,7 @@ class KeptBuffer {
   // At least `bytes`; the content is undefined if it has to grow.
   Status reserve(Pool& pool, std::size_t bytes) {
     most_ = std::max(most_, bytes);
-    if (buffer_ && buffer_.capacity() >= bytes) return {};
+    if (holds(bytes)) return {};
     buffer_.reset();  // first: the pool may need the room
     auto larger = pool.allocate(bytes);
     if (!larger) return std::move(larger).error();
@@ -32,7 +32,9 @@ class KeptBuffer {
     buffer_.reset();
     return true;
   }
+  bool holds(std::size_t bytes) const { return buffer_ && buffer_.capacity() >= bytes; }
   std::byte* data() const { return buffer_.data(); }
+  std::size_t capacity() const { return buffer_.capacity(); }
   void leak() { buffer_.leak(); }
 
  private:

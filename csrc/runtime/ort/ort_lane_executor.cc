@@ -12,8 +12,8 @@ namespace servolley::ort {
 namespace {
 
 constexpr int kNoGraph = -1;  // ONNX Runtime's word for a run that is not to be captured
-// A bucket whose first batch is to blame gets a second chance; each may leave something behind in
-// the runtime.
+// A capture may fail for once, be it that the batch is to blame or what another thread did just
+// then; each may leave something behind in the runtime.
 constexpr int kCaptureAttempts = 2;
 // Batches after which a lane gives back memory that all of them have left unused.
 constexpr int kLaunchesPerLook = 256;
@@ -71,6 +71,8 @@ Status OrtLaneExecutor::initialize(const LaneOptions& options) {
   const bool on_device = std::none_of(inputs_.begin(), inputs_.end(),
                                       [](const Input& input) { return input.on_host; });
   if (!planned || !on_device) refuse_graphs("not every input and output has a place on the GPU");
+  may_fill_up_ = planned && on_device;
+  row_sizes_ = options.row_buckets;
   std::vector<std::int64_t> buckets = options.row_buckets;
   if (buckets.empty()) buckets.push_back(0);
   for (int i = 0; i < options.lanes; ++i) {
@@ -141,7 +143,8 @@ Status OrtLaneExecutor::launch(int number, const LaunchedBatch& batch) {
   lane.used = &choose(lane, batch);
   const auto locks = lock_stream(lane);
   Status status = queue_up(lane, batch);
-  if (!status.ok() && lane.used->graph && !broken()) status = retry_plainly(lane, batch, status);
+  const bool filled = lane.used->graph || lane.used->rows > 0;
+  if (!status.ok() && filled && !broken()) status = retry_plainly(lane, batch, status);
   if (!status.ok()) {
     settle(lane);
     (void)let_go(lane).ok();
@@ -181,21 +184,48 @@ OrtLaneExecutor::StreamLocks OrtLaneExecutor::lock_stream(const Lane& lane) cons
 Status OrtLaneExecutor::retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why) {
   Binding& bucket = *lane.used;
   const bool run_failed = lane.run_failed;
+  const bool replayed = bucket.captured;
   settle(lane);  // what is under way is queued from the same memory again
   if (broken()) return gpu().device->health();
   lane.used = &lane.bindings.front();
+  lane.used->rows = 0;
   Status plain = queue_up(lane, batch);
+  if (!bucket.graph) {
+    if (plain.ok() && std::exchange(filling_, false)) {
+      log(abi::kWarning,
+          model_->options().name + ": batches are not filled up any more: " + why.message());
+    }
+    return plain;
+  }
   // Otherwise the graph is not to blame: memory was short, say.
-  if (run_failed && (plain.ok() || bucket.failed_captures >= kCaptureAttempts)) {
+  if (run_failed && plain.ok()) {
+    if (replayed) {
+      refuse_graphs(why.message());
+    } else {
+      count_failed_capture(bucket, why.message());
+    }
+  } else if (run_failed && bucket.failed_captures >= kCaptureAttempts) {
     refuse_graphs(why.message());
   }
-  const auto has_captured = [](const Lane& each) {
-    return std::any_of(each.bindings.begin(), each.bindings.end(),
-                       [](const Binding& binding) { return binding.captured; });
-  };
   // Another batch may settle them.
-  if (std::none_of(lanes_.begin(), lanes_.end(), has_captured)) graph_shapes_.clear();
+  if (!any_captured()) graph_shapes_.clear();
   return plain;
+}
+
+void OrtLaneExecutor::count_failed_capture(Binding& bucket, const std::string& why) {
+  ++failed_captures_;
+  if (failed_captures_ < kCaptureAttempts && bucket.failed_captures < kCaptureAttempts) return;
+  if (!any_captured()) return refuse_graphs(why);
+  bucket.given_up = true;
+  log(abi::kWarning, model_->options().name + ": no CUDA graph for batches of " +
+                         std::to_string(bucket.rows) + " rows: " + why);
+}
+
+bool OrtLaneExecutor::any_captured() const {
+  return std::any_of(lanes_.begin(), lanes_.end(), [](const Lane& lane) {
+    return std::any_of(lane.bindings.begin(), lane.bindings.end(),
+                       [](const Binding& binding) { return binding.captured; });
+  });
 }
 
 void OrtLaneExecutor::refuse_graphs(const std::string& why) {
@@ -211,7 +241,8 @@ Status OrtLaneExecutor::queue_up(Lane& lane, const LaunchedBatch& batch) {
   SERVOLLEY_TRY(bind_outputs(lane, batch));
   Status status = run(lane);
   // A graph needs the addresses; what fails with one is tried without it anyway.
-  if (!lane.used->graph && plans_hold_ && may_be_bound_shape_mismatch(status) && !broken()) {
+  if (!lane.used->graph && lane.used->rows == 0 && plans_hold_ &&
+      may_be_bound_shape_mismatch(status) && !broken()) {
     plans_hold_ = false;
     status = bind_outputs(lane, batch);
     if (status.ok()) status = run(lane);
@@ -224,19 +255,32 @@ Status OrtLaneExecutor::queue_up(Lane& lane, const LaunchedBatch& batch) {
 }
 
 OrtLaneExecutor::Binding& OrtLaneExecutor::choose(Lane& lane, const LaunchedBatch& batch) {
-  Binding& any = lane.bindings.front();
-  if (!plans_hold_ || !model_->gpu()->graphs) return any;
+  if (!plans_hold_ || !model_->gpu()->graphs) return plainly(lane, batch);
   for (Binding& binding : std::span(lane.bindings).subspan(1)) {
     const bool has_room = binding.rows >= batch.rows && (binding.rows > 0) == (batch.rows > 0);
-    if (!has_room) continue;
+    if (!has_room || binding.given_up) continue;
     if (binding.captured || batch.may_capture) {
       if (fits_graphs(batch)) return binding;
       break;
     }
-    return any;
+    return plainly(lane, batch);
   }
   if (batch.may_capture) say_what_does_not_fit(batch);
+  return plainly(lane, batch);
+}
+
+OrtLaneExecutor::Binding& OrtLaneExecutor::plainly(Lane& lane, const LaunchedBatch& batch) {
+  Binding& any = lane.bindings.front();
+  any.rows = filling_ && plans_hold_ ? rows_to_fill(batch.rows) : 0;
   return any;
+}
+
+std::int64_t OrtLaneExecutor::rows_to_fill(std::int64_t rows) {
+  const auto next = std::lower_bound(row_sizes_.begin(), row_sizes_.end(), rows);
+  if (rows == 0 || next == row_sizes_.end()) return 0;
+  // The last batch's size once more costs no change. Twice the rows is more than that is worth.
+  if (filled_to_ < rows || filled_to_ > 2 * *next) filled_to_ = *next;
+  return filled_to_;
 }
 
 bool OrtLaneExecutor::fits_graphs(const LaunchedBatch& batch) {
@@ -300,6 +344,7 @@ Status OrtLaneExecutor::run(Lane& lane) {
   if (status.ok()) {
     if (binding.graph) {
       binding.captured = true;
+      failed_captures_ = 0;
       model_->gpu()->captured = true;
     }
     return status;

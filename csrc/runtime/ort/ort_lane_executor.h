@@ -25,6 +25,9 @@ namespace servolley::ort {
 // Strings, and what the session wants on the CPU, stay in host memory. Outputs whose shape nobody
 // knows before the run come down from where the runtime has put them.
 //
+// Where every change of a batch's size costs time, batches are filled up to one of a few sizes,
+// with rows that nobody reads.
+//
 // Where graphs are on, every lane keeps buffers and a graph for every bucket of rows, captured by
 // its first batch; a batch is filled up with rows that nobody reads. All graphs are of one shape
 // apart from the rows, the first that may be captured: batches of others run without. A model
@@ -37,6 +40,7 @@ class OrtLaneExecutor final : public LaneExecutor {
   int lanes() const override { return static_cast<int>(lanes_.size()); }
   Status launch(int lane, const LaunchedBatch& batch) override;
   Status wait(int lane, std::span<OutputTensor> outputs) override;
+  void fill_up(bool on) override { filling_ = on && may_fill_up_; }
   bool broken() const override { return gpu().device->broken(); }
 
  private:
@@ -55,7 +59,7 @@ class OrtLaneExecutor final : public LaneExecutor {
   // What a lane's batches are bound with: those of any size, or those of one bucket.
   struct Binding {
     bool graph = false;
-    std::int64_t rows = 0;  // of a bucket; 0: any
+    std::int64_t rows = 0;  // that the batch is filled up to; 0: it has as many as it has
     Handle<abi::RunOptions> run_options;
     Handle<abi::Binding> handle;
     std::vector<BoundTensor> inputs;
@@ -65,6 +69,7 @@ class OrtLaneExecutor final : public LaneExecutor {
     std::vector<bool> runtime_allocates;  // by output
     bool captured = false;
     int failed_captures = 0;
+    bool given_up = false;  // while other buckets have their graphs
   };
   // An output on its way down.
   struct Descent {
@@ -116,6 +121,14 @@ class OrtLaneExecutor final : public LaneExecutor {
   // After a failure with a graph.
   Status retry_plainly(Lane& lane, const LaunchedBatch& batch, const Status& why);
   void refuse_graphs(const std::string& why);
+  // After a capture that has failed, where the batch was not to blame.
+  void count_failed_capture(Binding& bucket, const std::string& why);
+  bool any_captured() const;
+  // Whether any batch may be filled up.
+  bool fills_up() const { return filling_ || model_->gpu()->graphs; }
+  // What a batch without a graph is filled up to; 0: it is not.
+  std::int64_t rows_to_fill(std::int64_t rows);
+  Binding& plainly(Lane& lane, const LaunchedBatch& batch);
   Binding& choose(Lane& lane, const LaunchedBatch& batch);
   // Whether the batch is of the graphs' shape, whatever its rows; where there is none yet, it is
   // from now on.
@@ -154,7 +167,12 @@ class OrtLaneExecutor final : public LaneExecutor {
   Handle<abi::Value> no_strings_;
   std::vector<Lane> lanes_;
   std::vector<Shape> graph_shapes_;  // of the inputs, for any number of rows; none: not settled
+  int failed_captures_ = 0;          // in a row
   bool misfit_logged_ = false;
+  std::vector<std::int64_t> row_sizes_;  // ascending, that batches may be filled up to
+  bool may_fill_up_ = false;
+  bool filling_ = false;
+  std::int64_t filled_to_ = 0;      // the last batch
   std::vector<TensorView> views_;   // of the batch that is being launched, as the session sees it
   std::vector<std::byte*> places_;  // where it finds its inputs on the device
   bool plans_hold_ = true;          // false once the model broke its own shape declarations

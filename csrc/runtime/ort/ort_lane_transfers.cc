@@ -87,11 +87,21 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
       SERVOLLEY_TRY(bind_host_input(lane, i, parts));
       continue;
     }
-    // A graph is replayed with the addresses that it was captured with.
-    places_[i] = binding.graph ? nullptr : in_place(parts);
+    // A graph is replayed with the addresses that it was captured with, and rows that are filled up
+    // with need a place.
+    places_[i] = binding.graph || binding.rows > batch.rows ? nullptr : in_place(parts);
     if (places_[i]) continue;
-    SERVOLLEY_TRY(binding.input_memory[i].reserve(*gpu().memory, views_[i].bytes));
-    places_[i] = binding.input_memory[i].data();
+    KeptBuffer& memory = binding.input_memory[i];
+    const bool fresh = !memory.holds(views_[i].bytes);
+    SERVOLLEY_TRY(memory.reserve(*gpu().memory, views_[i].bytes));
+    places_[i] = memory.data();
+    if (fresh && fills_up()) {
+      // Rows that a batch is filled up with are computed like the others, so they have to be values
+      // that a model may meet: zeros, or what an earlier request had there. What lies in the memory
+      // now may have been anything.
+      lane.queued.up = true;
+      SERVOLLEY_TRY(up_.fill(memory.data(), std::byte{0}, memory.capacity()));
+    }
     SERVOLLEY_TRY(upload_input(lane, i, parts, staged));
     staged += staged_bytes(i);
   }
@@ -214,12 +224,13 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
   const auto bytes = shape ? shape->byte_count(output.dtype) : std::optional<std::size_t>();
   const bool has_rows =
       bytes && (binding.rows == 0 || (shape->rank() > 0 && (*shape)[0] == binding.rows));
-  if (binding.graph && !has_rows) {
-    // Without a place of its own it would be read where it was when the graph was captured.
+  if ((binding.graph || binding.rows > 0) && !has_rows) {
+    // Without a place of its own it would be read where it was when the graph was captured, and
+    // nobody would know which rows are the batch's.
     Status status = internal_error(
         "output '" + output.name + "' " +
         (bytes ? "has no row for each of the batch" : "has no shape before it is there"));
-    refuse_graphs(status.message());
+    if (binding.graph) refuse_graphs(status.message());
     return status;
   }
   if (!bytes) return binding.runtime_allocates[i] ? Status() : leave_to_runtime(binding, i);
@@ -253,6 +264,7 @@ Status OrtLaneExecutor::bind_output(Binding& binding, std::size_t i, Descent& de
 std::byte* OrtLaneExecutor::written_in_place(const Binding& binding, std::size_t i,
                                              const LaunchedBatch& batch, std::size_t bytes) const {
   if (batch.requests != 1 || batch.targets.empty() || binding.graph) return nullptr;
+  if (binding.rows > batch.rows) return nullptr;
   const OutputPart& target = batch.targets[i];
   const bool suits =
       !target.on_host && reinterpret_cast<std::uintptr_t>(target.data) % kAlignment == 0;

@@ -25,6 +25,9 @@ Status check_file(const std::string& path) {
 
 // The first release, 1.26, whose threads can be told how long to spin.
 constexpr std::uint32_t kSpinDuration = 26;
+// Releases before keep arrays that a captured Concat or Split reads in memory that the next run
+// writes to, and replays read whatever it has left there.
+constexpr std::uint32_t kSafeReplay = 31;
 
 Status configure(const Library& library, const OrtOptions& wanted, bool on_gpu,
                  abi::SessionOptions* options) {
@@ -197,7 +200,13 @@ Result<std::shared_ptr<const LoadedModel>> LoadedModel::load(std::shared_ptr<Lib
 
   std::shared_ptr<LoadedModel> model(new LoadedModel(std::move(library), options));
   if (gpu) SERVOLLEY_TRY(model->open_gpu(*gpu));
-  const bool graphs = gpu && options.cuda_graphs;
+  bool graphs = gpu && options.cuda_graphs;
+  if (graphs && !model->library_->reaches(kSafeReplay)) {
+    log(abi::kWarning, options.name + ": no CUDA graphs: before ONNX Runtime 1." +
+                           std::to_string(kSafeReplay) +
+                           " a batch of another size may spoil what is replayed");
+    graphs = false;
+  }
   Status status = model->create_session(path, graphs);
   if (graphs && !status.ok()) {
     const Status plain = model->create_session(path, false);

@@ -96,6 +96,9 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instances: batches in flight at once. 0 = chosen for the device.
     lanes: on GPUs: batches that each instance has under way. While one computes, the next goes up and the
         last comes down.
+    fill_batches: on GPUs: whether batches are filled up to one of the preferred batch sizes or the powers of
+        two, with rows that nobody reads: "auto", "on" or "off". Convolutions prepare anew for every size that
+        is not the last one's. "auto" measures whether that costs more than the rows.
     cuda_graphs: on GPUs: records what a batch does, for each of the preferred batch sizes or the powers of
         two, and replays it; batches are filled up to the next size.
     cuda_graph_sizes: rows that are recorded instead of these.
@@ -121,6 +124,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     execution: Literal["auto", "inline", "threads"] = "auto"
     instances: Annotated[int, Meta(ge=0, le=1024)] = 0
     lanes: Annotated[int, Meta(ge=1, le=16)] = 2
+    fill_batches: Literal["auto", "on", "off"] = "auto"
     cuda_graphs: bool = False
     cuda_graph_sizes: list[PositiveCount] = []
     cuda_options: dict[NonEmpty, str] = {}
@@ -280,6 +284,7 @@ def servable_options(config: ModelConfig, labels: dict[str, list[str]]) -> "Serv
         "execution": runtime.execution,
         "instances": runtime.instances,
         "lanes": runtime.lanes,
+        "filling": runtime.fill_batches,
         "cuda_graphs": runtime.cuda_graphs,
         "graph_rows": list(runtime.cuda_graph_sizes),
         "cuda_options": dict(runtime.cuda_options),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from servolley.repository.layout import ModelOnDisk
 
 # Of [runtime], what the weights do not depend on.
-_NOT_THE_WEIGHTS = ("instances", "lanes", "execution", "warmup")
+_NOT_THE_WEIGHTS = ("instances", "lanes", "fill_batches", "execution", "warmup")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ Result<std::shared_ptr<Servable>> create(Engine& engine, Signature signature,
 ServableOptions with_warm_up(int lanes, int max_batch_size) {
   ServableOptions options = with_lanes(lanes);
   options.warmup = true;
+  options.filling = Filling::kOff;  // which is measured otherwise
   options.max_batch_size = max_batch_size;
   return options;
 }
@@ -55,6 +56,41 @@ TEST_CASE("every lane is warmed up with every size before it serves") {
   const auto inline_refused = engine.create_servable("inline", 1, runner, options);
   REQUIRE_FALSE(inline_refused);
   CHECK(inline_refused.error().code() == Code::kInvalidArgument);
+}
+
+TEST_CASE("whether batches are filled up is measured, unless somebody has said so") {
+  using namespace std::chrono_literals;
+  for (const bool dear : {false, true}) {
+    CAPTURE(dear);
+    Engine engine({});
+    FakeDevice device(engine.pool(), doubling(engine.pool()));
+    device.change_costs(dear ? 20ms : 0ms);
+    ServableOptions options = with_warm_up(2, 4);
+    options.filling = Filling::kAuto;
+    serve_on(engine, {&device}, options);
+    CHECK(device.await_launches(16) == Rows{1, 1, 1, 1, 4, 4, 2, 2, 3, 2, 2, 2, 3, 2, 3, 2});
+    CHECK(device.filled_up() == dear);
+  }
+  for (const auto filling : {Filling::kOff, Filling::kOn}) {
+    for (const bool warmup : {false, true}) {
+      Engine engine({});
+      FakeDevice device(engine.pool(), doubling(engine.pool()));
+      device.change_costs(20ms);
+      ServableOptions options = with_warm_up(1, 4);
+      options.filling = filling;
+      options.warmup = warmup;
+      serve_on(engine, {&device}, options);
+      CHECK(device.await_launches(0).size() == (warmup ? 4 : 0));
+      CHECK(device.filled_up() == (filling == Filling::kOn));
+    }
+  }
+  // Without sizes that change there is nothing to measure.
+  Engine engine({});
+  FakeDevice device(engine.pool(), doubling(engine.pool()));
+  ServableOptions options = with_warm_up(1, 2);
+  options.filling = Filling::kAuto;
+  serve_on(engine, {&device}, options);
+  CHECK(device.await_launches(3) == Rows{1, 1, 2});
 }
 
 TEST_CASE("a load is refused however early the device's thread sees that the device is broken") {

@@ -65,6 +65,19 @@ class FakeDevice {
     const std::lock_guard lock(mutex_);
     return broken_;
   }
+  // What a batch takes longer that has other rows than the last.
+  void change_costs(Duration cost) {
+    const std::lock_guard lock(mutex_);
+    change_ = cost;
+  }
+  void fill_up(bool on) {
+    const std::lock_guard lock(mutex_);
+    filled_up_ = on;
+  }
+  bool filled_up() {
+    const std::lock_guard lock(mutex_);
+    return filled_up_;
+  }
 
   Status launch(std::int64_t rows, bool may_capture = true) {
     const std::lock_guard lock(mutex_);
@@ -75,6 +88,7 @@ class FakeDevice {
       --refused_;
       return refusal_;
     }
+    if (launches_.empty() || launches_.back() != rows) std::this_thread::sleep_for(change_);
     launches_.push_back(rows);
     most_under_way_ = std::max(most_under_way_, ++under_way_);
     changed_.notify_all();
@@ -99,6 +113,8 @@ class FakeDevice {
   std::condition_variable changed_;
   bool held_ = false;
   bool broken_ = false;
+  bool filled_up_ = false;
+  Duration change_{};
   int refused_ = 0;
   Status refusal_;
   std::vector<std::int64_t> launches_;
@@ -115,6 +131,7 @@ class FakeLanes final : public LaneExecutor {
 
   int lanes() const override { return static_cast<int>(lanes_.size()); }
   bool broken() const override { return device_.broken(); }
+  void fill_up(bool on) override { device_.fill_up(on); }
 
   Status launch(int number, const LaunchedBatch& batch) override {
     Lane& lane = lanes_[static_cast<std::size_t>(number)];

@@ -55,6 +55,7 @@ class CudaTable {
   Capture capture = Capture::kWorks;
   std::function<void()> while_capturing;  // once
   std::atomic<int> failing_runs{0};       // runs without a graph that fail from now on
+  std::atomic<int> failing_replays{0};
   // --- what it may ask ---
   std::map<std::string, std::string> cuda_options;
   std::map<std::string, std::string> tensorrt_options;
@@ -64,7 +65,8 @@ class CudaTable {
   std::atomic<int> failed{0};    // queued runs that ended in an error
   std::atomic<int> released{0};  // sessions
 
-  std::shared_ptr<OrtLibrary> library() {
+  // Of the release that is there, or as if it were another.
+  std::shared_ptr<OrtLibrary> library(const std::string& release = "") {
     abi::Functions f = real_;
     f.available_providers = [](char*** names, int* count) -> abi::Error* {
       static char cpu[] = "CPUExecutionProvider";
@@ -198,7 +200,7 @@ class CudaTable {
                             const abi::Binding* binding) {
       return current_->run(session, options, binding);
     };
-    auto created = Library::create(f, version_);
+    auto created = Library::create(f, release.empty() ? version_ : release);
     REQUIRE(created);
     return *created;
   }
@@ -240,6 +242,10 @@ class CudaTable {
     }
     if (graph < 0 && failing_runs > 0) {
       --failing_runs;
+      return make_error("CUDA failure 1: invalid argument");
+    }
+    if (graph >= 0 && !first && failing_replays > 0) {
+      --failing_replays;
       return make_error("CUDA failure 1: invalid argument");
     }
     if (first) {

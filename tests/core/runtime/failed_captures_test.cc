@@ -23,19 +23,49 @@ TEST_CASE("a batch between two buckets whose capture fails is answered with its 
     auto other = gpus.load("identity_fp32", with_graphs(gpus));
     auto lanes = Gpus::lanes(*runner, 2, {4});
     check_right(gpus, *lanes, 0, 3, 1);
-    CHECK(runner->graphs() == GraphUse::kRefused);
-    // The same stream, the other lane, and another model's stream.
+    CHECK(runner->graphs() == GraphUse::kNotYet);
+    // The same stream, the other lane, and another model's stream: once is no reason to go without.
     gpus.table().capture = Capture::kWorks;
     check_right(gpus, *lanes, 1, 3, 5);
     check_right(gpus, *lanes, 0, 4, 9);
     auto theirs = Gpus::lanes(*other, 1, {4});
     check_right(gpus, *theirs, 0, 3, 13);
     CHECK(other->graphs() == GraphUse::kOn);
-    CHECK(gpus.table().graph_runs == Ids{0, -1, -1, -1, 0});
-    CHECK(logged.size() == 1);
+    CHECK(runner->graphs() == GraphUse::kOn);
+    CHECK(gpus.table().graph_runs == Ids{0, -1, 1, 2, 0});
+    CHECK(logged.empty());
     CHECK_FALSE(lanes->broken());
     CHECK(gpus.standin.alive("graphs") == 0);
   }
+}
+
+TEST_CASE("two captures in a row that fail are enough, whatever their size") {
+  const Log log;
+  Gpus gpus;
+  gpus.table().capture = Capture::kLeftOpen;
+  auto runner = gpus.load("identity_fp32", with_graphs(gpus));
+  auto lanes = Gpus::lanes(*runner, 1, {2, 4});
+  check_right(gpus, *lanes, 0, 4, 1);
+  CHECK(runner->graphs() == GraphUse::kNotYet);
+  check_right(gpus, *lanes, 0, 2, 1);
+  CHECK(runner->graphs() == GraphUse::kRefused);
+  CHECK(logged.size() == 1);
+}
+
+TEST_CASE("a size whose captures fail goes without, and the others keep their graphs") {
+  const Log log;
+  Gpus gpus;
+  auto runner = gpus.load("identity_fp32", with_graphs(gpus));
+  auto lanes = Gpus::lanes(*runner, 1, {2, 4});
+  check_right(gpus, *lanes, 0, 2, 1);
+  gpus.table().capture = Capture::kLeftOpen;
+  for (int attempt = 0; attempt < 2; ++attempt) check_right(gpus, *lanes, 0, 4, 1);
+  CHECK(runner->graphs() == GraphUse::kOn);
+  REQUIRE(logged.size() == 1);
+  CHECK(logged[0].starts_with("model 'm': no CUDA graph for batches of 4 rows: "));
+  check_right(gpus, *lanes, 0, 4, 5);
+  check_right(gpus, *lanes, 0, 2, 5);
+  CHECK(gpus.table().graph_runs == Ids{0, 1, -1, 2, -1, -1, 0});
 }
 
 TEST_CASE("a batch that fails with and without a graph is to blame; the next one captures anew") {

@@ -59,7 +59,7 @@ class Parts {
 
 class Gpus {
  public:
-  explicit Gpus(int count = 1) : table_(standin) {
+  explicit Gpus(int count = 1, const std::string& release = "") : table_(standin) {
     REQUIRE(standin.configure("devices=" + std::to_string(count)));
     auto driver = cuda::Driver::open(servolley::testing::Standin::path());
     REQUIRE(driver);
@@ -71,7 +71,7 @@ class Gpus {
     }
     table_.device_memory = memory_.front().get();
     host_.use_pinned(gpus_.front().device);
-    library_ = table_.library();
+    library_ = table_.library(release);
   }
   ~Gpus() {
     CHECK(standin.misuse() == "");

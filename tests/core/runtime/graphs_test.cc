@@ -27,6 +27,32 @@ TEST_CASE("every lane replays a graph for every bucket, with addresses that do n
   CHECK(gpus.device_pool().stats().in_use_bytes == leased);
 }
 
+TEST_CASE("what a batch is filled up with are zeros, or rows of another") {
+  for (const bool graphs : {false, true}) {
+    CAPTURE(graphs);
+    Gpus gpus;
+    OrtOptions options = gpus.options();
+    options.cuda_graphs = graphs;
+    auto runner = gpus.load("identity_fp32", options);
+    auto lanes = Gpus::lanes(*runner, 1, {4});
+    lanes->fill_up(true);
+    check_right(gpus, *lanes, 0, 3, 1);
+    CHECK(gpus.standin.count("fill") == 1);
+    check_right(gpus, *lanes, 0, 2, 1);
+    CHECK(gpus.standin.count("fill") == 1);
+  }
+}
+
+TEST_CASE("releases that replay with what others have overwritten run without graphs") {
+  Log log;
+  Gpus gpus(1, "1.30.2");
+  auto runner = gpus.load("identity_fp32", with_graphs(gpus));
+  CHECK(runner->graphs() == GraphUse::kRefused);
+  CHECK_FALSE(gpus.table().cuda_options.contains("enable_cuda_graph"));
+  REQUIRE(logged.size() == 1);
+  CHECK(logged[0].find("before ONNX Runtime 1.31") != std::string::npos);
+}
+
 TEST_CASE("what fits no graph runs without, and the log says so once") {
   Log log;
   Gpus gpus;
@@ -118,7 +144,7 @@ TEST_CASE("models that cannot be captured run without, and the log says so once"
     auto lanes = Gpus::lanes(*runner, 2, {1, 2});
     for (int lane = 0; lane < 2; ++lane) check_right(gpus, *lanes, lane, 2, 1);
     CHECK(runner->graphs() == GraphUse::kRefused);
-    CHECK(gpus.table().graph_runs == Ids{1, -1, -1});
+    CHECK(gpus.table().graph_runs == Ids{1, -1, 3, -1});
     CHECK(logged.size() == 1);
     // Nothing else has changed: outputs have their places, and are bound once.
     const int bound = gpus.table().bindings;
