@@ -106,6 +106,9 @@ class LaneExecutor {
   // output of the signature) are where they were wanted, or in host memory and theirs alone; the
   // lane is free then, also after an error.
   virtual Status wait(int lane, std::span<OutputTensor> outputs) = 0;
+  // Completing thread, before wait(). Whether that would not have to wait any more, if only to say
+  // that something went wrong. Never waits itself.
+  virtual bool done(int /*lane*/) { return true; }
   // Any thread. The device has failed for good: nothing launched from now on will be answered.
   virtual bool broken() const = 0;
 };

@@ -37,6 +37,7 @@ class OrtLaneExecutor final : public LaneExecutor {
   int lanes() const override { return static_cast<int>(lanes_.size()); }
   Status launch(int lane, const LaunchedBatch& batch) override;
   Status wait(int lane, std::span<OutputTensor> outputs) override;
+  bool done(int lane) override;
   bool broken() const override { return gpu().device->broken(); }
 
  private:
@@ -91,7 +92,8 @@ class OrtLaneExecutor final : public LaneExecutor {
     int launches = 0;  // since its memory was last looked at
     std::vector<Descent> descents;
     Queued queued;
-    bool run_failed = false;  // of the batch, if it came to its run
+    bool run_failed = false;     // of the batch, if it came to its run
+    std::optional<Status> seen;  // how done() found the batch's end, if it did
   };
 
   struct StreamLocks {
