@@ -225,7 +225,7 @@ void LaneGroup::launch_main(Instance& self) {
       if (!take(self, batch, *expired)) return;
       if (!batch->items.empty()) launch(self, std::exchange(batch, nullptr));
       refuse_expired(expired, context_.completions);
-    } catch (const std::bad_alloc&) {  // of none of these but launch(), which throws nothing
+    } catch (const std::bad_alloc&) {  // not from launch(): nothing is lost
       if (rest(self)) return;
     }
   }
