@@ -130,8 +130,8 @@ void Queue::take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& e
     if (rows == 0 || fits) {
       rows += item->rows;
       bytes += item->bytes;
-      unlink(lane, *item);
       batch.push_back(item);
+      unlink(lane, *item);
     }
     item = following;
   }
@@ -145,8 +145,8 @@ void Queue::expire(TimePoint now, std::vector<Item*>& expired) {
     for (Item* item = lanes_[i].head; item;) {
       Item* following = item->next;
       if (item->deadline <= now) {
-        unlink(lanes_[i], *item);
         expired.push_back(item);
+        unlink(lanes_[i], *item);
       } else {
         earliest = std::min(earliest, item->deadline);
       }

@@ -63,7 +63,7 @@ class Queue {
   // Appends to `batch` the items that shall run together now: the most urgent lane that is ready,
   // or nothing. Appends to `expired` what is past its deadline.
   // Items join only while their bytes stay within `max_bytes` together; the first goes whatever
-  // its size.
+  // its size. If a list finds no memory (std::bad_alloc), what is in none yet waits on.
   void take(TimePoint now, std::vector<Item*>& batch, std::vector<Item*>& expired,
             std::uint64_t max_bytes = kNoLimit);
 

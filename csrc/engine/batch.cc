@@ -1,6 +1,8 @@
 #include "engine/batch.h"
 
+#include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "engine/nonfinite.h"
 
@@ -93,7 +95,11 @@ std::unique_ptr<Batch> BatchPool::acquire() {
 void BatchPool::release(std::unique_ptr<Batch> batch) {
   batch->clear();  // outside the lock: leases die here
   const std::lock_guard lock(mutex_);
-  free_.push_back(std::move(batch));
+  try {
+    free_.push_back(std::move(batch));
+  } catch (const std::bad_alloc&) {  // then it is not kept
+    batch.reset();
+  }
 }
 
 void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink) {
@@ -104,15 +110,26 @@ void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink) {
 }
 
 void drop_cancelled(Batch& batch, BatchPool& batches, BatchSink& sink) {
+  const auto cancelled = [](const batching::Item* item) {
+    return static_cast<const Request*>(item)->cancelled.load(std::memory_order_relaxed);
+  };
+  const auto count = std::count_if(batch.items.begin(), batch.items.end(), cancelled);
+  if (count == 0) return;
   std::unique_ptr<Batch> dropped;
+  try {
+    dropped = batches.acquire();
+    dropped->items.reserve(static_cast<std::size_t>(count));
+    dropped->status = Status(Code::kCancelled, "the client has gone");
+  } catch (const std::bad_alloc&) {  // they run along, and nobody reads their answers
+    return;
+  }
   std::erase_if(batch.items, [&](batching::Item* item) {
-    if (!static_cast<Request*>(item)->cancelled.load(std::memory_order_relaxed)) return false;
-    if (!dropped) dropped = batches.acquire();
+    // Full if somebody has gone since they were counted.
+    const bool full = dropped->items.size() == dropped->items.capacity();
+    if (full || !cancelled(item)) return false;
     dropped->items.push_back(item);
     return true;
   });
-  if (!dropped) return;
-  dropped->status = Status(Code::kCancelled, "the client has gone");
   dropped->failure = FailureReason::kCanceled;
   sink.finished(std::move(dropped));
 }

@@ -26,9 +26,12 @@ struct Batch {
   // While it is launched: its lane, and the rows that the placement counts for it.
   int lane = 0;
   std::uint64_t placed_rows = 0;
+  bool lone = false;           // nothing else ran or waited then
+  std::uint32_t arrivals = 0;  // how often somebody had come until then
   TimePoint taken{};
   TimePoint inputs_ready{};
   TimePoint run_end{};
+  std::unique_ptr<Batch> next;  // on the way to the loop thread
 
   Request& request(std::size_t i) const { return *static_cast<Request*>(items[i]); }
   void clear();
@@ -40,6 +43,7 @@ struct Batch {
 class BatchPool {
  public:
   std::unique_ptr<Batch> acquire();
+  // Never fails.
   void release(std::unique_ptr<Batch> batch);
 
  private:
@@ -47,8 +51,8 @@ class BatchPool {
   std::vector<std::unique_ptr<Batch>> free_;
 };
 
-// Takes finished batches; on an instance thread the completion queue, on the loop thread the
-// engine.
+// Takes finished batches; on an instance thread the completion queue, which never fails, on the
+// loop thread the engine.
 class BatchSink {
  public:
   virtual ~BatchSink() = default;
@@ -58,7 +62,7 @@ class BatchSink {
 // Answers what is past its deadline, if there is any: `expired` is taken then.
 void refuse_expired(std::unique_ptr<Batch>& expired, BatchSink& sink);
 
-// Takes out of the batch what was cancelled meanwhile, and finishes it.
+// Takes out of the batch what was cancelled meanwhile, and finishes it. Never fails.
 void drop_cancelled(Batch& batch, BatchPool& batches, BatchSink& sink);
 
 // The first half of a batch that failed: one request must not fail its neighbours, so the halves

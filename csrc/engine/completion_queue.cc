@@ -8,6 +8,7 @@ namespace servolley::engine {
 CompletionQueue::CompletionQueue() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 
 CompletionQueue::~CompletionQueue() {
+  while (first_) first_ = std::move(first_->next);  // a long list must not nest its destructors
   if (fd_ >= 0) ::close(fd_);
 }
 
@@ -15,8 +16,10 @@ void CompletionQueue::finished(std::unique_ptr<Batch> batch) {
   bool was_empty = false;
   {
     const std::lock_guard lock(mutex_);
-    was_empty = finished_.empty();
-    finished_.push_back(std::move(batch));
+    was_empty = !first_;
+    Batch* const added = batch.get();
+    (was_empty ? first_ : last_->next) = std::move(batch);
+    last_ = added;
   }
   if (was_empty) wake();
 }
@@ -27,11 +30,11 @@ void CompletionQueue::wake() {
   [[maybe_unused]] const auto written = ::write(fd_, &one, sizeof one);
 }
 
-void CompletionQueue::take(std::vector<std::unique_ptr<Batch>>& batches) {
+std::unique_ptr<Batch> CompletionQueue::take() {
   std::uint64_t count = 0;
   [[maybe_unused]] const auto read = ::read(fd_, &count, sizeof count);
   const std::lock_guard lock(mutex_);
-  finished_.swap(batches);
+  return std::move(first_);
 }
 
 }  // namespace servolley::engine

@@ -2,14 +2,14 @@
 
 #include <memory>
 #include <mutex>
-#include <vector>
 
 #include "engine/batch.h"
 
 namespace servolley::engine {
 
 // Finished batches on their way to the loop thread. Any thread pushes; the eventfd is written only
-// when the list goes from empty to not empty, so a burst costs one wake-up.
+// when the list goes from empty to not empty, so a burst costs one wake-up. The batches themselves
+// are the list: it takes no memory that might not be there.
 class CompletionQueue final : public BatchSink {
  public:
   CompletionQueue();
@@ -21,14 +21,14 @@ class CompletionQueue final : public BatchSink {
   void finished(std::unique_ptr<Batch> batch) override;
   // Wakes the loop without a batch.
   void wake();
-  // Loop thread: resets the eventfd and swaps everything finished into `batches` (which must be
-  // empty).
-  void take(std::vector<std::unique_ptr<Batch>>& batches);
+  // Loop thread: resets the eventfd and takes everything finished, linked by Batch::next.
+  std::unique_ptr<Batch> take();
 
  private:
   int fd_;
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Batch>> finished_;
+  std::unique_ptr<Batch> first_;  // guarded, as is the next
+  Batch* last_ = nullptr;
 };
 
 }  // namespace servolley::engine

@@ -88,13 +88,14 @@ std::uint32_t Connection::received(std::size_t bytes) {
     // Acknowledgements and refusals need no tick.
     if (session_->has_output()) engine_.mark_dirty(*this);
   }
+  const bool device_works = engine_.device_works_for(*this);
   // Nobody else is talking: there is no batch to wait for, and the answer saves a turn of the loop.
   if (ticks_ && engine_.talks_alone(*this)) {
     ticks_ = false;
     return engine_.answer_at_once(*this, now);
   }
   engine_.flush_dirty(now);
-  return attend();
+  return device_works && !ticks_ ? engine_.await_device(*this, now) : attend();
 }
 
 std::uint32_t Connection::eof_received() {

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
+#include "base/processors.h"
 #include "engine/shared_tensors.h"
 
 namespace servolley::engine {
@@ -22,6 +24,12 @@ constexpr int kQuietSweeps = 2;
 constexpr std::uint64_t kBurstBytes = 1 << 20;
 constexpr std::size_t kKeptBytes = 8 << 20;
 
+LaneLooks looks_of(const EngineOptions& options) {
+  const int processors = options.processors > 0 ? options.processors : granted_processors();
+  return options.busy_poll_us > 0 && processors >= kProcessorsForLooks ? options.lane_looks
+                                                                       : LaneLooks{};
+}
+
 }  // namespace
 
 Status in_dialect(const Status& status, Dialect dialect) {
@@ -35,7 +43,9 @@ Engine::Engine(const EngineOptions& options)
       pool_(host_, {.ceiling_bytes = options.pool_bytes}),
       gpus_(options.cuda_library, options.gpu_pool_bytes, host_, pool_),
       regions_(options.shared_memory),
-      busy_poll_(std::chrono::microseconds(options.busy_poll_us)) {}
+      looks_(looks_of(options)),
+      busy_poll_(std::chrono::microseconds(options.busy_poll_us)),
+      device_poll_(looks_.loop) {}
 
 Engine::~Engine() {
   // Connections outlive the engine only as closed ones.
@@ -49,7 +59,7 @@ Result<std::shared_ptr<Servable>> Engine::create_servable(std::string name, std:
   options.inline_threshold_us = options_.inline_threshold_us;
   options.load_niceness = options_.load_niceness;
   auto servable = Servable::create(std::move(name), version, std::move(runner), options,
-                                   {pool_, batches_, completions_});
+                                   {pool_, batches_, completions_, looks_});
   if (servable) {
     const std::lock_guard lock(servables_mutex_);
     std::erase_if(servables_, [](const auto& s) { return s.expired(); });
@@ -117,7 +127,9 @@ Status Engine::submit(Request& request, Connection& connection, Status status, T
     requests_.release(&request);
     return status;
   }
-  ++in_flight_;
+  const bool alone = ++in_flight_ == 1;
+  if (!alone) device_poll_.disturbed();
+  launched_for_ = alone && !request.servable->devices().empty() ? &connection : nullptr;
   request.connection = &connection;
   connection.add_open(request);
   const bool earlier = request.deadline < earliest_deadline_;
@@ -213,7 +225,21 @@ std::uint32_t Engine::answer_at_once(Connection& connection, TimePoint now) {
   tick();
   const std::uint32_t bits = connection.attend();
   if (somebody_needs_attention()) return bits | kTick;  // which hands them out
-  if (bits == 0) busy_poll_.answered(connection.descriptor(), completion_fd());
+  if (bits == 0) busy_poll_.look(connection.descriptor(), completion_fd());
+  return bits;
+}
+
+std::uint32_t Engine::await_device(Connection& connection, TimePoint now) {
+  if (std::exchange(last_alone_, &connection) != &connection) device_poll_.disturbed();
+  device_poll_.asked(now);
+  if (!device_poll_.look(connection.descriptor(), completion_fd())) return connection.attend();
+  drain_completions();
+  const std::uint32_t bits = connection.attend();
+  if (somebody_needs_attention()) return bits | kTick;  // which hands them out
+  if (bits == 0 && in_flight_ == 0) {
+    busy_poll_.asked(now);
+    busy_poll_.look(connection.descriptor(), completion_fd());
+  }
   return bits;
 }
 
@@ -227,9 +253,11 @@ void Engine::tick() {
 }
 
 void Engine::drain_completions() {
-  completions_.take(finished_);
-  for (auto& batch : finished_) answer(std::move(batch));
-  finished_.clear();
+  for (auto batch = completions_.take(); batch;) {
+    auto next = std::move(batch->next);
+    answer(std::move(batch));
+    batch = std::move(next);
+  }
   flush_dirty(Clock::now());
 }
 

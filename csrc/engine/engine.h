@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/batch.h"
@@ -13,6 +14,7 @@
 #include "engine/connection.h"
 #include "engine/gpus.h"
 #include "engine/lease.h"
+#include "engine/looks.h"
 #include "engine/request.h"
 #include "engine/routes.h"
 #include "engine/servable.h"
@@ -33,8 +35,13 @@ struct EngineOptions {
   std::uint32_t queue_size = 4096;
   std::uint64_t request_timeout_us = 30'000'000;  // TensorFlow Serving's REST timeout; 0 = none
   std::uint64_t inline_threshold_us = 50;
-  std::uint64_t busy_poll_us = 50;  // see BusyPoll; 0 = never
-  int load_niceness = 19;           // how far loads stand back behind serving; see QuietWork
+  std::uint64_t busy_poll_us = 50;  // see BusyPoll; 0 = nobody looks for anything
+  // The same on the way to devices and back, where there are processors enough.
+  LaneLooks lane_looks{.work = std::chrono::microseconds(300),
+                       .device = std::chrono::milliseconds(2),
+                       .loop = std::chrono::milliseconds(1)};
+  int processors = 0;      // that this process may use; 0 = what the system says
+  int load_niceness = 19;  // how far loads stand back behind serving; see QuietWork
   net::Http1Limits http;
   net::Http2Limits http2;
   // zlib's level for messages to gRPC clients that accept compressed ones; 0 = never compressed.
@@ -141,6 +148,13 @@ class Engine final : public BatchSink {
   bool talks_alone(const Connection& connection);
   // Such a read's work, and perhaps a look for the next.
   std::uint32_t answer_at_once(Connection& connection, TimePoint now);
+  // Whether the last read was this connection's and brought the only request that is under way, to
+  // be answered by a device. Called once per read.
+  bool device_works_for(const Connection& connection) {
+    return std::exchange(launched_for_, nullptr) == &connection;
+  }
+  // After such a read: perhaps a look for the answer, and for the next request.
+  std::uint32_t await_device(Connection& connection, TimePoint now);
   void request_attention(Connection& connection);
   void count_response(int status);
   FrontStats& front() { return front_; }
@@ -184,13 +198,16 @@ class Engine final : public BatchSink {
   bool burst_ = false;                    // since the last trim
   TimePoint earliest_deadline_ = kNever;  // of admitted requests; a lower bound
 
+  const LaneLooks looks_;
   BusyPoll busy_poll_;
-  const Connection* last_talker_ = nullptr;  // compared, never followed
+  BusyPoll device_poll_;
+  const Connection* last_talker_ = nullptr;   // compared, never followed, as these two
+  const Connection* launched_for_ = nullptr;  // see device_works_for()
+  const Connection* last_alone_ = nullptr;    // of those for which a device worked alone
   bool deadline_moved_ = false;  // the loop's timer does not know of earliest_deadline_ yet
   bool others_wait_ = false;     // inline work of several reads waits for the tick
   std::vector<std::shared_ptr<Servable>> inline_ready_;  // have work for tick()
   std::vector<std::shared_ptr<Servable>> inline_running_;
-  std::vector<std::unique_ptr<Batch>> finished_;
   std::vector<Connection*> connections_;
   std::vector<Connection*> dirty_;
   std::vector<Connection*> attention_;

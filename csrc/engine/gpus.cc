@@ -18,8 +18,9 @@ Result<std::string> file_for(std::span<const cuda::DeviceInfo> gpus,
     const auto at = files.find(compute_capability(gpus[i]));
     const std::string& file = at == files.end() ? otherwise : at->second;
     if (i > 0 && file != chosen) {
-      return invalid_argument("one model runs on GPUs that have different files: '" + chosen +
-                              "' and '" + file + "'");
+      std::string text = "one model runs on GPUs that have different files: '";
+      text.append(chosen).append("' and '").append(file).append("'");
+      return invalid_argument(std::move(text));
     }
     chosen = file;
   }

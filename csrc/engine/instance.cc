@@ -66,7 +66,8 @@ Status Servable::start_lanes() {
                                                    .completions = context_.completions,
                                                    .mutex = mutex_,
                                                    .queue = queue_,
-                                                   .watched = watched_});
+                                                   .watched = watched_,
+                                                   .looks = context_.looks});
   SERVOLLEY_TRY(lanes_->create(*runner_, options));
   SERVOLLEY_TRY(lanes_->start());
   const bool fills = options_.filling == Filling::kOn;

@@ -1,27 +1,18 @@
 #include "engine/lane_group.h"
 
 #include <algorithm>
-#include <exception>
-#include <string>
+#include <new>
 #include <system_error>
 #include <utility>
 
+#include "engine/guarded.h"
 #include "engine/shared_tensors.h"
 
 namespace servolley::engine {
 namespace {
 
-// Whatever a runtime throws becomes INTERNAL for that batch.
-template <class Call>
-Status guarded(Call&& call) {
-  try {
-    return call();
-  } catch (const std::exception& error) {
-    return internal_error(std::string("the runtime failed: ") + error.what());
-  } catch (...) {
-    return internal_error("the runtime failed");
-  }
-}
+// How long a launching thread waits for memory that another may give back.
+constexpr Duration kRest = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -66,7 +57,7 @@ Status LaneGroup::run_on_launchers(const Chore& chore) {
   if (stopping_) return unavailable("the model is being unloaded");
   for (auto& instance : instances_) {
     instance->chore = &chore;
-    if (instance->asleep) instance->work.notify_one();
+    call(*instance);
   }
   Status first;
   for (auto& instance : instances_) {
@@ -81,13 +72,14 @@ void LaneGroup::stop() {
     const std::lock_guard lock(context_.mutex);
     if (!stopping_) broken_ = all_broken();  // the executors will not be there to be asked
     stopping_ = true;
-    for (auto& instance : instances_) instance->work.notify_all();
+    for (auto& instance : instances_) call(*instance);
   }
   for (auto& instance : instances_) {
     if (instance->launcher.joinable()) instance->launcher.join();
     {
       const std::lock_guard lock(instance->launched_mutex);
       instance->launched_all = true;
+      ++instance->launches;
     }
     instance->launched_more.notify_all();
     if (instance->completer.joinable()) instance->completer.join();
@@ -107,10 +99,16 @@ bool LaneGroup::all_broken() const {
                      [](const auto& instance) { return instance->executor->broken(); });
 }
 
+void LaneGroup::call(Instance& instance) {
+  ++instance.calls;
+  if (instance.asleep) instance.work.notify_one();
+}
+
 void LaneGroup::wake() {
+  ++arrivals_;
   while (const auto next = placement_.next()) {
     Instance& instance = *instances_[*next];
-    if (instance.asleep) instance.work.notify_one();
+    call(instance);
     if (!instance.executor->broken()) return;
     placement_.retire(*next);  // what follows from that its own thread sees to
   }
@@ -118,8 +116,7 @@ void LaneGroup::wake() {
 
 bool LaneGroup::did_chore(Instance& self, std::unique_lock<std::mutex>& lock) {
   if (!self.chore) return false;
-  const bool all_free = self.free_lanes.size() == static_cast<std::size_t>(self.executor->lanes());
-  if (!all_free && !stopping_) return false;
+  if (!all_free(self) && !stopping_) return false;
   Status status = unavailable("the model is being unloaded");
   if (!stopping_) {
     lock.unlock();
@@ -140,34 +137,64 @@ bool LaneGroup::lost_just_now(Instance& self, std::unique_lock<std::mutex>& lock
   return true;
 }
 
+bool LaneGroup::all_free(const Instance& self) const {
+  return self.free_lanes.size() == static_cast<std::size_t>(self.executor->lanes());
+}
+
+void LaneGroup::find_work(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired,
+                          TimePoint& ready) {
+  if (self.free_lanes.empty()) return;
+  if (!self.again.empty()) {
+    self.spare = std::exchange(batch, std::move(self.again.back()));
+    self.again.pop_back();
+  } else if (placement_.next() == self.index) {
+    batch->taken = Clock::now();
+    try {
+      context_.queue.take(batch->taken, batch->items, expired.items);
+    } catch (const std::bad_alloc&) {
+      if (batch->items.empty() && expired.items.empty()) throw;
+    }
+    ready = context_.queue.next_ready(batch->taken);
+  }
+}
+
+void LaneGroup::place(Instance& self, Batch& batch) {
+  batch.placed_rows = 0;
+  for (const batching::Item* item : batch.items) batch.placed_rows += item->rows;
+  batch.lone = all_free(self) && self.again.empty() && context_.queue.size() == 0;
+  batch.arrivals = arrivals_;
+  batch.lane = self.free_lanes.back();
+  self.free_lanes.pop_back();
+  placement_.launched(self.index, batch.placed_rows);
+  if (context_.queue.size() > 0) wake();
+}
+
+bool LaneGroup::worth_a_look(const Instance& self) const {
+  return context_.looks.work > Duration::zero() && context_.queue.size() == 0 &&
+         self.again.empty() && placement_.next() == self.index;
+}
+
 bool LaneGroup::take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expired) {
   std::unique_lock lock(context_.mutex);
-  for (;;) {
+  for (bool looked = false;;) {
     // Whoever found this thread awake in between has woken nobody: everything is looked at again.
     while (did_chore(self, lock) || lost_just_now(self, lock)) {
     }
     TimePoint ready = kNever;
-    if (!self.free_lanes.empty()) {
-      if (!self.again.empty()) {
-        self.spare = std::exchange(batch, std::move(self.again.back()));
-        self.again.pop_back();
-      } else if (placement_.next() == self.index) {
-        batch->taken = Clock::now();
-        context_.queue.take(batch->taken, batch->items, expired.items);
-        ready = context_.queue.next_ready(batch->taken);
-      }
-    }
+    find_work(self, batch, expired, ready);
     if (!batch->items.empty()) {
-      batch->placed_rows = 0;
-      for (const batching::Item* item : batch->items) batch->placed_rows += item->rows;
-      batch->lane = self.free_lanes.back();
-      self.free_lanes.pop_back();
-      placement_.launched(self.index, batch->placed_rows);
-      if (context_.queue.size() > 0) wake();
+      place(self, *batch);
       return true;
     }
     if (!expired.items.empty()) return true;
     if (stopping_) return false;
+    const std::uint32_t calls = self.calls;
+    if (!looked && worth_a_look(self)) {
+      lock.unlock();
+      looked = !look(context_.looks.work, [&] { return self.calls != calls; });
+      lock.lock();
+      continue;  // also after a look in vain: nobody who came since has woken this thread
+    }
     self.asleep = true;
     if (ready == kNever) {
       self.work.wait(lock);
@@ -175,18 +202,32 @@ bool LaneGroup::take(Instance& self, std::unique_ptr<Batch>& batch, Batch& expir
       self.work.wait_until(lock, ready);
     }
     self.asleep = false;
+    looked = self.calls == calls;
   }
+}
+
+bool LaneGroup::rest(Instance& self) {
+  std::unique_lock lock(context_.mutex);
+  if (stopping_ && !self.chore && self.again.empty() && context_.queue.size() == 0) return true;
+  self.asleep = true;
+  self.work.wait_for(lock, kRest);
+  self.asleep = false;
+  return false;
 }
 
 void LaneGroup::launch_main(Instance& self) {
   std::unique_ptr<Batch> batch;
   std::unique_ptr<Batch> expired;
   for (;;) {
-    if (!batch) batch = self.spare ? std::move(self.spare) : context_.batches.acquire();
-    if (!expired) expired = context_.batches.acquire();
-    if (!take(self, batch, *expired)) return;
-    refuse_expired(expired, context_.completions);
-    if (!batch->items.empty()) launch(self, std::exchange(batch, nullptr));
+    try {
+      if (!batch) batch = self.spare ? std::move(self.spare) : context_.batches.acquire();
+      if (!expired) expired = context_.batches.acquire();
+      if (!take(self, batch, *expired)) return;
+      if (!batch->items.empty()) launch(self, std::exchange(batch, nullptr));
+      refuse_expired(expired, context_.completions);
+    } catch (const std::bad_alloc&) {  // not from launch(): nothing is lost
+      if (rest(self)) return;
+    }
   }
 }
 
@@ -204,9 +245,14 @@ void LaneGroup::launch(Instance& self, std::unique_ptr<Batch> batch) {
     fail(self, std::move(batch), std::move(status));
     return;
   }
+  hand_to_completer(self, std::move(batch));
+}
+
+void LaneGroup::hand_to_completer(Instance& self, std::unique_ptr<Batch> batch) {
   {
     const std::lock_guard lock(self.launched_mutex);
     self.launched.push_back(std::move(batch));
+    ++self.launches;
   }
   self.launched_more.notify_one();
 }
@@ -229,6 +275,8 @@ Status LaneGroup::queue_up(Instance& self, Batch& batch) {
   }
   batch.watched = context_.watched.load(std::memory_order_relaxed);
   find_targets(self, batch);
+  batch.outputs.resize(
+      context_.signature.outputs.size());  // once it is launched it must be waited for
   const bool shared = context_.signature.batched && !batch.items.front()->alone;
   return self.executor->launch(batch.lane, {.parts = self.parts,
                                             .requests = batch.items.size(),
@@ -254,89 +302,6 @@ void LaneGroup::find_targets(Instance& self, const Batch& batch) const {
     }
   }
   if (!any) self.targets.clear();
-}
-
-void LaneGroup::complete_main(Instance& self) {
-  for (;;) {
-    std::unique_ptr<Batch> batch;
-    {
-      std::unique_lock lock(self.launched_mutex);
-      self.launched_more.wait(lock, [&] { return !self.launched.empty() || self.launched_all; });
-      if (self.launched.empty()) return;
-      batch = std::move(self.launched.front());
-      self.launched.erase(self.launched.begin());
-    }
-    Status status = guarded([&] { return wait_for(self, *batch); });
-    batch->run_end = Clock::now();
-    free_lane(self, *batch);  // first: the device must not wait for what is done here
-    if (status.ok()) status = guarded([&] { return finish(*batch); });
-    if (!status.ok()) {
-      fail(self, std::move(batch), std::move(status));
-      continue;
-    }
-    batch->executed = true;
-    context_.completions.finished(std::move(batch));
-  }
-}
-
-Status LaneGroup::wait_for(Instance& self, Batch& batch) {
-  batch.outputs.resize(context_.signature.outputs.size());
-  return self.executor->wait(batch.lane, batch.outputs);
-}
-
-Status LaneGroup::finish(Batch& batch) const {
-  if (batch.items.size() > 1) SERVOLLEY_TRY(index_outputs(context_.signature, batch));
-  if (batch.watched) batch.nonfinite = count_nonfinite(batch);
-  deliver_to_devices(batch);
-  return {};
-}
-
-void LaneGroup::free_lane(Instance& self, const Batch& batch) {
-  const std::lock_guard lock(context_.mutex);
-  self.free_lanes.push_back(batch.lane);
-  placement_.finished(self.index, batch.placed_rows);
-  if ((!self.again.empty() || self.chore) && self.asleep) self.work.notify_one();
-  if (context_.queue.size() > 0) wake();
-}
-
-void LaneGroup::fail(Instance& self, std::unique_ptr<Batch> batch, Status status) {
-  batch->executed = false;
-  const bool lost = self.executor->broken();
-  if (lost || batch->items.size() == 1) {
-    batch->outputs.clear();
-    batch->status = std::move(status);
-    batch->failure = FailureReason::kBackend;
-    // First: whoever reads the answer and asks again is not told to wait for this device.
-    if (lost) lose(self);
-    context_.completions.finished(std::move(batch));
-    return;
-  }
-  auto half = split(*batch, context_.batches);
-  const std::lock_guard lock(context_.mutex);
-  self.again.push_back(std::move(batch));
-  self.again.push_back(std::move(half));
-  if (self.asleep) self.work.notify_one();
-}
-
-void LaneGroup::lose(Instance& self) {
-  auto stranded = context_.batches.acquire();
-  {
-    const std::lock_guard lock(context_.mutex);
-    self.lost = true;
-    placement_.retire(self.index);
-    if (placement_.none_left()) {
-      context_.queue.expire(kNever, stranded->items);  // everything
-    } else if (context_.queue.size() > 0) {
-      wake();
-    }
-  }
-  if (stranded->items.empty()) {
-    context_.batches.release(std::move(stranded));
-    return;
-  }
-  stranded->status = unavailable("the device that this model runs on has failed");
-  stranded->failure = FailureReason::kBackend;
-  context_.completions.finished(std::move(stranded));
 }
 
 }  // namespace servolley::engine

@@ -16,6 +16,7 @@
 #include "engine/batch.h"
 #include "engine/batch_runner.h"
 #include "engine/lane_group.h"
+#include "engine/looks.h"
 #include "engine/stats.h"
 #include "memory/pool.h"
 #include "runtime/runner.h"
@@ -58,6 +59,7 @@ struct ServableContext {
   Pool& pool;
   BatchPool& batches;
   BatchSink& completions;  // thread-safe
+  LaneLooks looks{};
 };
 
 // One loaded version: signature, queue, instances, statistics.

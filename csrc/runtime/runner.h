@@ -112,6 +112,9 @@ class LaneExecutor {
   // Launching thread. Whether batches are filled up to one of LaneOptions::row_buckets with rows
   // that nobody reads, as far as the runtime can do that.
   virtual void fill_up(bool /*on*/) {}
+  // Completing thread, before wait(). Whether that would not have to wait any more, if only to say
+  // that something went wrong. Never waits itself.
+  virtual bool done(int /*lane*/) { return true; }
   // Any thread. The device has failed for good: nothing launched from now on will be answered.
   virtual bool broken() const = 0;
 };

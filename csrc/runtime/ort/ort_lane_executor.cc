@@ -368,9 +368,18 @@ Status OrtLaneExecutor::end_capture(Binding& bucket) {
   return {};
 }
 
+bool OrtLaneExecutor::done(int number) {
+  Lane& lane = lanes_[static_cast<std::size_t>(number)];
+  const auto done = lane.downloaded.done();
+  if (done && !*done) return false;
+  lane.seen = done ? Status() : done.error();
+  return true;
+}
+
 Status OrtLaneExecutor::wait(int number, std::span<OutputTensor> outputs) {
   Lane& lane = lanes_[static_cast<std::size_t>(number)];
-  Status status = lane.downloaded.wait();
+  const auto seen = std::exchange(lane.seen, {});
+  Status status = seen ? *seen : lane.downloaded.wait();
   if (!status.ok()) {
     // Not reached, for all that is known: the device may be writing to the outputs.
     std::shared_lock<std::shared_mutex> together;

@@ -41,6 +41,7 @@ class OrtLaneExecutor final : public LaneExecutor {
   Status launch(int lane, const LaunchedBatch& batch) override;
   Status wait(int lane, std::span<OutputTensor> outputs) override;
   void fill_up(bool on) override { filling_ = on && may_fill_up_; }
+  bool done(int lane) override;
   bool broken() const override { return gpu().device->broken(); }
 
  private:
@@ -96,7 +97,8 @@ class OrtLaneExecutor final : public LaneExecutor {
     int launches = 0;  // since its memory was last looked at
     std::vector<Descent> descents;
     Queued queued;
-    bool run_failed = false;  // of the batch, if it came to its run
+    bool run_failed = false;     // of the batch, if it came to its run
+    std::optional<Status> seen;  // how done() found the batch's end, if it did
   };
 
   struct StreamLocks {

@@ -105,8 +105,4 @@ Status check_gpu_support(const OrtLibrary& library, DeviceId device);
 // first model asks for a GPU; what cannot be opened is left to the loader. For the whole process.
 void set_cuda_libraries(std::vector<std::string> paths);
 
-// Processors that this process may use: the least of the affinity mask and the cgroup's CPU quota
-// (v1 and v2), rounded up, at least 1.
-int granted_processors();
-
 }  // namespace servolley::ort

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/processors.h"
 #include "runtime/ort/external_data.h"
 #include "runtime/ort/ort_executor.h"
 #include "runtime/ort/ort_lane_executor.h"

@@ -25,7 +25,7 @@ struct Pair {
 bool looks(BusyPoll& poll, const Pair& pair) {
   poll.asked(Clock::now());
   const TimePoint before = Clock::now();
-  poll.answered(pair.ends[0], -1);
+  poll.look(pair.ends[0], -1);
   return Clock::now() - before >= kLongest;
 }
 
@@ -54,7 +54,7 @@ TEST_CASE("a look ends when there is something to read, on either descriptor") {
     (other ? others : mine).send();
     for (int i = 0; i < 100; ++i) {
       poll.asked(Clock::now());
-      poll.answered(mine.ends[0], others.ends[0]);  // would take half a minute
+      poll.look(mine.ends[0], others.ends[0]);  // would take half a minute
     }
   }
 }
@@ -64,18 +64,18 @@ TEST_CASE("slow clients, none at all and a length of zero get no look") {
   BusyPoll never(Duration::zero());
   for (int i = 0; i < 100; ++i) {
     never.asked(Clock::now());
-    never.answered(pair.ends[0], -1);
+    never.look(pair.ends[0], -1);
   }
   BusyPoll poll(std::chrono::seconds(30));
   TimePoint late = Clock::now();
   for (int i = 0; i < 100; ++i) {
     late += std::chrono::hours(1);
     poll.asked(late);
-    poll.answered(pair.ends[0], -1);
+    poll.look(pair.ends[0], -1);
   }
   for (int i = 0; i < 100; ++i) {
     poll.asked(Clock::now());
-    poll.answered(-1, -1);
+    poll.look(-1, -1);
   }
 }
 

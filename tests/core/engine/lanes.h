@@ -1,5 +1,8 @@
 #pragma once
 
+#include <pthread.h>
+#include <time.h>
+
 #include <algorithm>
 #include <limits>
 #include <set>
@@ -57,6 +60,32 @@ class FakeDevice {
     const std::lock_guard lock(mutex_);
     return captures_;
   }
+  // Whether nobody would have to wait, which is counted.
+  bool done() {
+    const std::lock_guard lock(mutex_);
+    ++looks_;
+    changed_.notify_all();
+    return !held_ || broken_;
+  }
+  // How often somebody has looked; at least `count`, or whatever it is after five seconds.
+  int await_looks(int count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(5), [&] { return looks_ >= count; });
+    return looks_;
+  }
+  // How often somebody has waited for a device that was held; the same.
+  int await_waits(int count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::seconds(5), [&] { return waits_ >= count; });
+    return waits_;
+  }
+  // What the thread that launched last has computed so far.
+  Duration launching_cpu() {
+    const std::lock_guard lock(mutex_);
+    timespec used{};
+    REQUIRE(::clock_gettime(launching_clock_, &used) == 0);
+    return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+  }
   std::size_t launching_threads() {
     const std::lock_guard lock(mutex_);
     return threads_.size();
@@ -82,6 +111,7 @@ class FakeDevice {
   Status launch(std::int64_t rows, bool may_capture = true) {
     const std::lock_guard lock(mutex_);
     threads_.insert(std::this_thread::get_id());
+    ::pthread_getcpuclockid(::pthread_self(), &launching_clock_);
     captures_.push_back(may_capture);
     if (broken_) return internal_error("an illegal memory access was encountered");
     if (refused_ > 0) {
@@ -96,6 +126,8 @@ class FakeDevice {
   }
   Status wait() {
     std::unique_lock lock(mutex_);
+    if (held_ && !broken_) ++waits_;
+    changed_.notify_all();
     changed_.wait(lock, [this] { return !held_ || broken_; });
     --under_way_;
     return broken_ ? internal_error("an illegal memory access was encountered") : Status();
@@ -120,6 +152,9 @@ class FakeDevice {
   std::vector<std::int64_t> launches_;
   std::vector<bool> captures_;
   std::set<std::thread::id> threads_;
+  clockid_t launching_clock_{};
+  int looks_ = 0;
+  int waits_ = 0;
   std::size_t under_way_ = 0;
   std::size_t most_under_way_ = 0;
 };
@@ -132,12 +167,12 @@ class FakeLanes final : public LaneExecutor {
   int lanes() const override { return static_cast<int>(lanes_.size()); }
   bool broken() const override { return device_.broken(); }
   void fill_up(bool on) override { device_.fill_up(on); }
+  bool done(int) override { return device_.done(); }
 
   Status launch(int number, const LaunchedBatch& batch) override {
     Lane& lane = lanes_[static_cast<std::size_t>(number)];
     REQUIRE_FALSE(lane.taken);
     SERVOLLEY_TRY(device_.launch(batch.rows, batch.may_capture));
-    lane.taken = true;
     lane.rows = batch.rows;
     lane.inputs.resize(batch.parts.size() / batch.requests);
     lane.views.clear();
@@ -154,6 +189,7 @@ class FakeLanes final : public LaneExecutor {
       view.bytes = lane.inputs[i].size();
       lane.views.push_back(view);
     }
+    lane.taken = true;  // last: for lack of memory any of this may fail
     return {};
   }
 
@@ -217,6 +253,14 @@ inline std::shared_ptr<Servable> serve_on(Engine& engine, std::vector<FakeDevice
   routes.default_version = *servable;
   engine.set_routes(name, routes);
   return *servable;
+}
+
+// An engine whose threads look for what comes next, for so long.
+inline EngineOptions looking(Duration longest, int processors = 4) {
+  EngineOptions options;
+  options.processors = processors;
+  options.lane_looks = {.work = longest, .device = longest, .loop = Duration::zero()};
+  return options;
 }
 
 inline ServableOptions with_lanes(int lanes) {

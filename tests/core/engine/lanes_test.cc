@@ -191,7 +191,7 @@ TEST_CASE("a batch waits for company as long as it may, on devices, too") {
 
 TEST_CASE("closing while batches are under way answers them first") {
   for (int round = 0; round < 20; ++round) {
-    Engine engine({});
+    Engine engine(round % 2 ? looking(std::chrono::hours(1)) : EngineOptions{});
     FakeDevice device(engine.pool(), doubling(engine.pool()));
     auto servable = serve_on(engine, {&device}, with_lanes(2));
     device.hold();
@@ -210,8 +210,8 @@ TEST_CASE("closing while batches are under way answers them first") {
 
 TEST_CASE("random traffic on two devices: answers out = requests in, and nothing is left") {
   std::mt19937 random(23);  // NOLINT: a fixed seed is the point
-  for (int round = 0; round < 4; ++round) {
-    Engine engine({});
+  for (int round = 0; round < 8; ++round) {
+    Engine engine(round < 4 ? EngineOptions{} : looking(std::chrono::microseconds(300)));
     FakeDevice first(engine.pool(), doubling(engine.pool()));
     FakeDevice second(engine.pool(), doubling(engine.pool()));
     auto servable = serve_on(engine, {&first, &second}, with_lanes(2));

@@ -1,35 +1,9 @@
 #include <doctest/doctest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <thread>
 
+#include "allocations.h"
 #include "versions.h"
-
-namespace {
-
-std::atomic<std::uint64_t> allocations{0};
-
-void* counted(std::size_t bytes) {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* p = std::malloc(bytes ? bytes : 1)) return p;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted(bytes); }
-void* operator new[](std::size_t bytes) { return counted(bytes); }
-// All of a kind must come from one allocator: sanitizers have their own.
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
-  allocations.fetch_add(1, std::memory_order_relaxed);
-  return std::malloc(bytes ? bytes : 1);
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
 
 namespace servolley::engine {
 namespace {
@@ -51,13 +25,13 @@ TEST_CASE("a warm request never calls the allocator") {
     }
   };
   for (int i = 0; i < 50; ++i) round();
-  const std::uint64_t before = allocations.load();
+  const std::uint64_t before = testing::allocations();
   for (int i = 0; i < 200; ++i) {
     for (auto& client : clients) client->send(request);
     engine.tick();
     for (auto& client : clients) (void)::recv(client->peer(), sink, sizeof sink, 0);
   }
-  CHECK(allocations.load() == before);
+  CHECK(testing::allocations() == before);
   CHECK(engine.front_stats().responses[200] == 250 * clients.size());
 }
 
@@ -84,9 +58,9 @@ TEST_CASE("nor does one that is split and copied to a shadow") {
     while (shadow->stats().in_flight > 0) std::this_thread::yield();
   };
   for (int i = 0; i < 300; ++i) round();  // every place of the ring, several times
-  const std::uint64_t before = allocations.load();
+  const std::uint64_t before = testing::allocations();
   for (int i = 0; i < 300; ++i) round();
-  CHECK(allocations.load() == before);
+  CHECK(testing::allocations() == before);
   CHECK(shadow->stats().compared == 600);
   engine.remove_routes("m");
   shadow->close();

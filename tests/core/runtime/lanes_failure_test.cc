@@ -59,6 +59,66 @@ TEST_CASE("a wait that fails returns when the device no longer writes to the out
   check_same(run(*lanes, 0, parts.batch()), gpus.on_cpu("identity_fp32", whole, 2));
 }
 
+TEST_CASE("a look never waits, and says when a wait would not") {
+  Gpus gpus;
+  auto runner = gpus.load("identity_fp32");
+  auto lanes = Gpus::lanes(*runner, 1);
+  Parts parts(gpus.pool, DType::kFp32, {40'000});
+  parts.add(2, 1);
+  gpus.standin.hold("copy_to_host");
+  REQUIRE(lanes->launch(0, parts.batch()).ok());
+  CHECK_FALSE(lanes->done(0));
+  gpus.standin.release("copy_to_host");
+  while (!lanes->done(0)) std::this_thread::yield();
+  CHECK(gpus.standin.count("cuEventSynchronize") == 0);
+  std::vector<OutputTensor> outputs(1);
+  CHECK(lanes->wait(0, outputs).ok());
+  CHECK(gpus.standin.count("cuEventSynchronize") == 0);
+  std::vector<std::byte> bytes;
+  const TensorView whole[] = {parts.whole(bytes)};
+  check_same(outputs, gpus.on_cpu("identity_fp32", whole, 2));
+  // The next batch's end is another.
+  check_same(run(*lanes, 0, parts.batch()), outputs);
+  CHECK(gpus.standin.count("cuEventSynchronize") > 0);
+}
+
+TEST_CASE("an error that a look finds is the wait's, which sees the device come to rest first") {
+  for (const bool for_good : {false, true}) {
+    Gpus gpus;
+    auto runner = gpus.load("identity_fp32");
+    auto lanes = Gpus::lanes(*runner, 1);
+    Parts parts(gpus.pool, DType::kFp32, {40'000});
+    parts.add(2, 1);
+    const std::size_t before = gpus.pool.stats().in_use_bytes;
+    gpus.standin.hold("copy_to_host");
+    REQUIRE(lanes->launch(0, parts.batch()).ok());
+    const std::size_t leased = gpus.pool.stats().in_use_bytes;
+    gpus.standin.clear_log();
+    gpus.standin.fail("cuEventQuery", for_good ? 700 : kCaptureUnsupported);
+    CHECK(lanes->done(0));
+    CHECK(lanes->broken() == for_good);
+    std::atomic<bool> returned{false};
+    std::jthread completer([&] {
+      std::vector<OutputTensor> outputs(1);
+      CHECK(lanes->wait(0, outputs).code() == Code::kInternal);
+      CHECK_FALSE(outputs[0].owner);
+      returned = true;
+    });
+    if (!for_good) {  // a broken device is not asked any more
+      CHECK(gpus.standin.begun("cuStreamSynchronize", 3));
+      CHECK_FALSE(returned);
+      CHECK(gpus.pool.stats().in_use_bytes == leased);
+    }
+    gpus.standin.release("copy_to_host");
+    completer.join();
+    if (for_good) continue;
+    CHECK(gpus.pool.stats().in_use_bytes == before);
+    std::vector<std::byte> bytes;
+    const TensorView whole[] = {parts.whole(bytes)};
+    check_same(run(*lanes, 0, parts.batch()), gpus.on_cpu("identity_fp32", whole, 2));
+  }
+}
+
 TEST_CASE("where nobody can wait for the device it counts as broken, and keeps what it may write") {
   Gpus gpus;
   {

@@ -1,12 +1,10 @@
-#include "runtime/ort/processors.h"
+#include "base/processors.h"
 
 #include <doctest/doctest.h>
 #include <sched.h>
 
 #include <filesystem>
 #include <fstream>
-
-#include "runtime/ort/ort_runner.h"
 
 using namespace servolley;
 
@@ -28,7 +26,7 @@ class FakeRoot {
     std::filesystem::create_directories(file.parent_path());
     std::ofstream(file) << content;
   }
-  std::optional<double> quota() const { return ort::cgroup_quota(root_.string()); }
+  std::optional<double> quota() const { return cgroup_quota(root_.string()); }
 
  private:
   std::filesystem::path root_;
@@ -78,10 +76,10 @@ TEST_CASE("version 1: the cpu controller, under either name of its mount") {
 }
 
 TEST_CASE("the affinity mask limits the processors that are granted") {
-  CHECK(ort::granted_processors() >= 1);
+  CHECK(granted_processors() >= 1);
   cpu_set_t before;
   REQUIRE(::sched_getaffinity(0, sizeof(before), &before) == 0);
-  CHECK(ort::granted_processors() <= CPU_COUNT(&before));
+  CHECK(granted_processors() <= CPU_COUNT(&before));
   cpu_set_t one;
   CPU_ZERO(&one);
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
@@ -91,6 +89,6 @@ TEST_CASE("the affinity mask limits the processors that are granted") {
     }
   }
   REQUIRE(::sched_setaffinity(0, sizeof(one), &one) == 0);
-  CHECK(ort::granted_processors() == 1);
+  CHECK(granted_processors() == 1);
   REQUIRE(::sched_setaffinity(0, sizeof(before), &before) == 0);
 }

@@ -1,4 +1,4 @@
-#include "runtime/ort/processors.h"
+#include "base/processors.h"
 
 #include <sched.h>
 
@@ -9,9 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/ort/ort_runner.h"
-
-namespace servolley::ort {
+namespace servolley {
 namespace {
 
 std::optional<std::string> first_line(const std::string& path) {
@@ -111,4 +109,4 @@ int granted_processors() {
   return std::max(granted, 1);
 }
 
-}  // namespace servolley::ort
+}  // namespace servolley
