@@ -305,6 +305,17 @@ def sequence_first() -> onnx.ModelProto:
     )
 
 
+def running_sums() -> onnx.ModelProto:
+    """FP32 [time,4] -> [time,4]: sums along the first dimension, which is no batch although it is free."""
+    return _model(
+        "running_sums",
+        [helper.make_node("CumSum", ["INPUT0", "axis"], ["OUTPUT0"])],
+        [_value("INPUT0", ["time", 4])],
+        [_value("OUTPUT0", ["time", 4])],
+        {"axis": _ints(0)},
+    )
+
+
 def misnamed_output() -> onnx.ModelProto:
     """FP32 [batch,items] -> [batch,items] by declaration; the output really has twice as many items."""
     return _model(

@@ -255,6 +255,7 @@ void bind_servable(py::module_& module) {
       .def_property_readonly("outputs", [](const Servable& s) { return s.signature().outputs; })
       .def_property_readonly("max_batch_size", &Servable::max_batch_size)
       .def_property_readonly("max_batch_inferred", &Servable::max_batch_inferred)
+      .def_property_readonly("rows_depend", &Servable::rows_depend)
       .def_property_readonly(
           "execution", [](const Servable& s) { return s.runs_inline() ? "inline" : "threads"; })
       .def_property_readonly("instances", &Servable::instances)

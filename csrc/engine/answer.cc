@@ -29,6 +29,7 @@ void Engine::answer(std::unique_ptr<Batch> batch) {
   // All requests of a batch belong to one servable; it must outlive the loop below.
   const std::shared_ptr<Servable> servable = batch->request(0).servable;
   const TimePoint start = Clock::now();
+  const std::uint64_t succeeded_before = servable->stats().success_count;
   for (std::size_t i = 0; i < batch->items.size(); ++i) answer_request(*batch, i, start);
   if (batch->executed) {
     ServableStats& stats = servable->stats();
@@ -42,8 +43,11 @@ void Engine::answer(std::unique_ptr<Batch> batch) {
     size.compute_output_ns += output_ns;
     ++stats.executions;
     stats.nonfinite += batch->nonfinite;
-    // Triton's sums run over requests: each carries the phases of the batch that it ran in.
-    stats.compute_output_ns += output_ns * batch->items.size();
+    // Triton's sums run over requests: each carries the phases of the batch that it ran in, and the
+    // whole is not less than its parts.
+    const std::uint64_t succeeded = stats.success_count - succeeded_before;
+    stats.compute_output_ns += output_ns * succeeded;
+    stats.success_ns += output_ns * succeeded;
     stats.compute_latency.observe(infer_ns);
     stats.batch_rows.observe(static_cast<std::uint64_t>(batch->rows));
     stats.last_inference_ms = epoch_ms();

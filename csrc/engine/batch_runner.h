@@ -22,6 +22,7 @@ class BatchRunner {
   // cancelled meanwhile are not run. Never throws: whatever a runtime throws becomes INTERNAL for
   // that batch.
   void run(std::unique_ptr<Batch> batch, BatchSink& sink);
+  Executor& executor() { return *executor_; }
   // The same before the model serves (see Executor::rehearse).
   void rehearse(std::unique_ptr<Batch> batch, BatchSink& sink);
 

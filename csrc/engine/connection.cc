@@ -101,6 +101,7 @@ std::uint32_t Connection::received(std::size_t bytes) {
 std::uint32_t Connection::eof_received() {
   const TimePoint now = Clock::now();
   if (session_) {
+    engine_.client_closed(*this, now);
     session_->received_eof(now);
     engine_.mark_dirty(*this);
   } else {

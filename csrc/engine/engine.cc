@@ -358,6 +358,21 @@ void Engine::cancel(Request& request) {
   dispose(request);
 }
 
+void Engine::client_closed(Connection& connection, TimePoint now) {
+  constexpr Duration kJustNow = std::chrono::milliseconds(10);
+  const Status gone(Code::kCancelled, "the client has closed its side of the connection");
+  for (Request* next = connection.open_requests(); next;) {
+    Request& request = *std::exchange(next, next->open_next);
+    if (now - request.received < kJustNow || request.servable->runs_inline()) continue;
+    if (!request.servable->withdraw(request)) continue;
+    connection.remove_open(request);
+    count_failure(request, gone.code(), FailureReason::kCanceled, now);
+    trace(request, nullptr, gone.code(), now);
+    connection.session()->fail(request, gone, now);
+    dispose(request);
+  }
+}
+
 void Engine::mark_dirty(Connection& connection) {
   if (connection.dirty) return;
   connection.dirty = true;

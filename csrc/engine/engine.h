@@ -141,6 +141,10 @@ class Engine final : public BatchSink {
   void connection_opened(Connection& connection);
   void connection_closed(Connection& connection);
   void cancel(Request& request);
+  // The client sends nothing more. Whoever closes his side while he waits has given up, as far as
+  // can be told: what still waits for an instance is not computed for nobody. What runs already, or
+  // came just now, is answered, for those that close their side with their last request.
+  void client_closed(Connection& connection, TimePoint now);
   void mark_dirty(Connection& connection);
   void flush_dirty(TimePoint now);
   // Whether the last two reads that brought inline work were this connection's and nothing of the

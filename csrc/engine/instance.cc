@@ -72,10 +72,25 @@ Status Servable::start_lanes() {
   SERVOLLEY_TRY(lanes_->start());
   const bool fills = options_.filling == Filling::kOn;
   if (!options_.warmup && !fills) return {};
-  return lanes_->run_on_launchers([this, fills](LaneExecutor& executor) {
+  Status status = lanes_->run_on_launchers([this, fills](LaneExecutor& executor) {
     executor.fill_up(fills);
     return options_.warmup ? warm_up(executor) : Status();
   });
+  if (!status.ok() || !options_.warmup) return status;
+  bool mixes = false;
+  status = lanes_->run_on_launchers([this, &mixes](LaneExecutor& executor) {
+    // All devices have the same model.
+    mixes =
+        mixes || seems_to_mix_rows([&](auto inputs, auto rows, auto outputs) -> Status {
+          std::vector<InputPart> parts;
+          for (const TensorView& view : inputs) parts.push_back({.view = view});
+          SERVOLLEY_TRY(executor.launch(0, {.parts = parts, .rows = rows, .may_capture = false}));
+          return executor.wait(0, outputs);
+        });
+    return Status();
+  });
+  if (mixes) keep_requests_apart();
+  return status;
 }
 
 }  // namespace servolley::engine

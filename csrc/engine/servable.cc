@@ -97,6 +97,8 @@ Status Servable::settle_signature() {
   return {};
 }
 
+void Servable::apply_policy() { queue_.set_policy(policy_of(options_, max_batch_size())); }
+
 Status Servable::prepare() {
   if (options_.execution == Execution::kInline && options_.max_queue_delay_us > 0) {
     return invalid_argument(
@@ -105,7 +107,7 @@ Status Servable::prepare() {
   }
   SERVOLLEY_TRY(settle_signature());
   instances_ = std::max(1, options_.instances);
-  queue_.set_policy(policy_of(options_, max_batch_size()));
+  apply_policy();
   if (!runner_->devices().empty()) return start_lanes();
   auto executor = runner_->create_executor();
   if (!executor) return std::move(executor).error();
@@ -211,12 +213,15 @@ void Servable::observe_run(Duration duration) {
   runs_.fetch_add(1, std::memory_order_relaxed);
 }
 
-bool Servable::cancel(Request& request) {
+bool Servable::withdraw(Request& request) {
   const std::lock_guard lock(mutex_);
-  if (request.queued) {
-    queue_.remove(request);
-    return true;
-  }
+  if (!request.queued) return false;
+  queue_.remove(request);
+  return true;
+}
+
+bool Servable::cancel(Request& request) {
+  if (withdraw(request)) return true;
   request.cancelled.store(true, std::memory_order_relaxed);
   return false;
 }

@@ -17,6 +17,7 @@
 #include "engine/batch_runner.h"
 #include "engine/lane_group.h"
 #include "engine/looks.h"
+#include "engine/row_check.h"
 #include "engine/stats.h"
 #include "memory/pool.h"
 #include "runtime/runner.h"
@@ -87,6 +88,8 @@ class Servable {
   // Rows of one batch; 0 = unbatched.
   int max_batch_size() const { return signature_.batched ? max_batch_size_ : 0; }
   bool max_batch_inferred() const { return options_.max_batch_size < 0; }
+  // Whether requests are kept apart because it was seen that rows depend on each other.
+  bool rows_depend() const { return rows_depend_; }
   int instances() const { return instances_; }
   // The devices that it runs on; none: the CPU.
   std::span<const DeviceId> devices() const { return devices_; }
@@ -119,6 +122,8 @@ class Servable {
   // Loop thread. Takes a waiting request out (true: the caller disposes of it), or marks one that
   // is already running, which then comes back as cancelled or finished.
   bool cancel(Request& request);
+  // True if it was waiting, and does not any more; otherwise nothing has changed.
+  bool withdraw(Request& request);
   // Loop thread. Refuses what is past its deadline.
   void expire(TimePoint now, BatchSink& sink);
   TimePoint next_deadline() const;
@@ -156,12 +161,16 @@ class Servable {
   std::vector<std::uint32_t> warm_up_sizes() const;
   Result<Duration> run_zeros(std::int64_t rows);
   Result<Duration> run_once(Request& request);
+  void apply_policy();
   Status start_instances();
   Status start_lanes();
   std::vector<std::int64_t> row_buckets() const;
   // On a launching thread whose lanes are free.
   Status warm_up(LaneExecutor& executor) const;
   Status warm_up_with(LaneExecutor& executor, const Request& request, int runs) const;
+  // Runs two rows apart and together, if nobody has said that they may be.
+  bool seems_to_mix_rows(const RunRows& run) const;
+  void keep_requests_apart();
   // Measures whether batches of changing sizes cost so much that they are better filled up.
   Status decide_filling(LaneExecutor& executor) const;
   // The best time of so many lanes; 0: of all.
@@ -183,6 +192,7 @@ class Servable {
   const ServableOptions options_;
   const ServableContext context_;
   Signature signature_;
+  bool rows_depend_ = false;
   QuietWork quiet_;
   int max_batch_size_ = 1;
   int instances_ = 1;

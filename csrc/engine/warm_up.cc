@@ -110,6 +110,17 @@ std::vector<std::uint32_t> Servable::warm_up_sizes() const {
   return sizes;
 }
 
+bool Servable::seems_to_mix_rows(const RunRows& run) const {
+  if (!signature_.batched || !max_batch_inferred()) return false;
+  return check_rows(signature_, context_.pool, run) == RowCheck::kDependent;
+}
+
+void Servable::keep_requests_apart() {
+  rows_depend_ = true;
+  signature_.batched = false;
+  apply_policy();
+}
+
 void Servable::warm_up() {
   // Free dimensions are guessed as 1 and contents as zero, which not every model accepts: a failure
   // here says nothing about real requests, it only leaves the servable unmeasured.
@@ -120,6 +131,14 @@ void Servable::warm_up() {
     if (!took) return;
     best = std::min(best, *took);
   }
+  const bool mixes = seems_to_mix_rows([this](auto inputs, auto rows, auto outputs) {
+    Executor& executor = loop_runner_->executor();
+    executor.rehearse(true);
+    Status status = executor.run(inputs, rows, outputs);
+    executor.rehearse(false);
+    return status;
+  });
+  if (mixes) keep_requests_apart();
   const TimePoint sizes_start = Clock::now();
   for (const std::uint32_t rows : warm_up_sizes()) {
     if (Clock::now() - sizes_start + best * rows > kSizesBudget) break;

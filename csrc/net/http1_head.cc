@@ -109,16 +109,19 @@ class HeadParser final : public http::basic_parser<true> {
     if (failure_) return failure_;
     if (error) return {400, describe(error)};
     if (used != bytes_.size() || !is_done()) return {400, "malformed request"};
-    if (version_ != 11) return {426, "HTTP/1.1 is required"};
-    if (hosts_ != 1) return {400, "exactly one Host header is required"};
+    // Beast lets 1.0 and 1.1 pass. The older one, which proxies speak that were not told otherwise,
+    // gets one call a connection.
+    const bool old = version_ == 10;
+    if (hosts_ != 1 && !(old && hosts_ == 0)) return {400, "exactly one Host header is required"};
+    if (old && chunked()) return {400, "Transfer-Encoding is of HTTP/1.1"};
     parsed.head = {.method = method_,
                    .target = target_,
                    .headers = {std::launder(headers_), count_},
                    .content_length = {},
                    .chunked = chunked()};
     if (const auto length = content_length()) parsed.head.content_length = *length;
-    parsed.close = !keep_alive();
-    parsed.expects_continue = expects_continue_;
+    parsed.close = old || !keep_alive();
+    parsed.expects_continue = expects_continue_ && !old;
     return {};
   }
 

@@ -289,7 +289,6 @@ void Http1Connection::Impl::fail(int status, std::string_view message, TimePoint
                                  bool head_only) {
   end_reading();
   ResponseHead head{.status = status, .content_type = "application/json", .close = true};
-  if (status == 426) head.extra = "Upgrade: HTTP/1.1\r\nConnection: upgrade\r\n";
   if (status == 503) head.extra = "Retry-After: 1\r\n";
   const std::string json = error_json(message);
   Payload body;

@@ -80,8 +80,6 @@ std::string_view known_status_line(int status) {
       return "HTTP/1.1 417 Expectation Failed\r\n";
     case 422:
       return "HTTP/1.1 422 Unprocessable Content\r\n";
-    case 426:
-      return "HTTP/1.1 426 Upgrade Required\r\n";
     case 429:
       return "HTTP/1.1 429 Too Many Requests\r\n";
     case 431:

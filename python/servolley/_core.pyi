@@ -230,6 +230,9 @@ class Servable:
     @property
     def max_batch_inferred(self) -> bool: ...
     @property
+    def rows_depend(self) -> bool:
+        """Whether requests are kept apart, because two rows had other answers together than apart."""
+    @property
     def execution(self) -> Literal["inline", "threads"]:
         """What "auto" has settled on by now."""
     @property

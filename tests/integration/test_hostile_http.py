@@ -291,8 +291,6 @@ def test_odd_targets(server: Server, target: str, statuses: tuple[int, ...]) -> 
 @pytest.mark.parametrize(
     "data",
     [
-        b"GET /v2 HTTP/1.0\r\n\r\n",
-        b"GET /v2 HTTP/1.0\r\nHost: t\r\n\r\n",
         b"GET /v2 HTTP/0.9\r\nHost: t\r\n\r\n",
         b"GET /v2 HTTP/2.0\r\nHost: t\r\n\r\n",
         b"GET /v2 HTTP/1.2\r\nHost: t\r\n\r\n",
@@ -311,6 +309,14 @@ def test_odd_targets(server: Server, target: str, statuses: tuple[int, ...]) -> 
 def test_other_protocols(server: Server, data: bytes) -> None:
     answer = first_answer_then_closed(server, data, half_close=True)
     assert_refused(answer, 400, 426, 505)
+
+
+def test_http_1_0_is_answered_once(server: Server) -> None:
+    for headers in (b"", b"Host: t\r\nConnection: keep-alive\r\n"):
+        data = b"GET /v2 HTTP/1.0\r\n" + headers + b"\r\n"
+        answer = first_answer_then_closed(server, data + data)
+        assert answer.status == 200
+        assert answer.headers["connection"] == "close"
 
 
 def test_http2_is_told_apart_by_its_preface(server: Server) -> None:

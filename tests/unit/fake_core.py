@@ -135,6 +135,7 @@ class Servable:
         self.inputs = [TensorSpec("x")]
         self.outputs = [TensorSpec("y", shape=[-1, 4])]
         self.max_batch_inferred = True
+        self.rows_depend = False
         self.execution = "inline"
         self.instances = 1
         self.devices = ["cpu"]

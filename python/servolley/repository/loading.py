@@ -86,7 +86,14 @@ class Loading:
             return servable
 
         try:
-            return await self._loop.run_in_executor(self._loaders, work)
+            servable = await self._loop.run_in_executor(self._loaders, work)
+            if servable.rows_depend:
+                _log.warning(
+                    "what the model makes of a row depends on the rows beside it: "
+                    "its requests are not batched ([batching] max_batch_size overrides this)",
+                    extra={"fields": {"model": found.name, "version": life.version}},
+                )
+            return servable
         except CoreError as error:
             return Failure(error.code, str(error))
         except StatusError as error:

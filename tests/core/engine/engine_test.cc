@@ -169,6 +169,51 @@ TEST_CASE("BYTES rows of a batch go back to their requests") {
   CHECK(answer.body.find(R"("data":["a","bb","ccc","dddd","eeeee","f"])") != std::string::npos);
 }
 
+TEST_CASE("a client that closes its side: what has waited never runs, what runs is sent") {
+  using namespace std::chrono_literals;
+  Engine engine({});
+  Gate gate;
+  std::atomic<int> rows_run{0};
+  Body doubled = doubling(engine.pool());
+  auto servable = serve(
+      engine, unary_signature(DType::kFp32),
+      [&](auto inputs, auto rows, auto outputs) {
+        gate.wait();
+        rows_run += static_cast<int>(rows);
+        return doubled(inputs, rows, outputs);
+      },
+      with(Execution::kThreads));
+  Client running(engine);
+  running.send(infer_row(1));
+  gate.await_entered(1);
+  Client patient(engine);
+  patient.send(infer_row(2));
+  Client waiting(engine);
+  for (int i = 0; i < 3; ++i) waiting.send(infer_row(2));
+  std::this_thread::sleep_for(20ms);
+  Client hasty(engine);  // closes with its last request
+  hasty.send(infer_row(3));
+  CHECK(servable->waiting() == 5);
+  running.connection().eof_received();
+  waiting.connection().eof_received();
+  hasty.connection().eof_received();
+  CHECK(servable->waiting() == 2);
+  Answer answer;
+  for (int i = 0; i < 3; ++i) {
+    REQUIRE(waiting.read(answer));
+    CHECK(answer.status == 499);
+  }
+  gate.open();
+  REQUIRE(pump(engine, [&] { return engine.in_flight() == 0; }));
+  for (Client* client : {&running, &patient, &hasty}) {
+    REQUIRE(client->read(answer));
+    CHECK(answer.status == 200);
+  }
+  CHECK(rows_run == 3);
+  CHECK(servable->stats().failures[static_cast<std::size_t>(FailureReason::kCanceled)] == 3);
+  CHECK(engine.pool().stats().in_use_bytes == 0);
+}
+
 TEST_CASE("a client that leaves: what waits never runs, what runs is not sent") {
   Engine engine({});
   Gate gate;

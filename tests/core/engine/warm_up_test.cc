@@ -92,7 +92,7 @@ TEST_CASE("runs before the model serves are rehearsals, requests are not") {
       engine.create_servable("m", 1, std::make_shared<RehearsedRunner>(engine.pool(), runs),
                              with(Execution::kInline, /*warmup=*/true));
   REQUIRE(servable.has_value());
-  CHECK(runs == std::vector<bool>(8, true));  // seven single rows and a full batch
+  CHECK(runs == std::vector<bool>(12, true));  // seven rows, two apart and together, a full batch
   ModelRoutes routes;
   routes.versions[1] = *servable;
   routes.default_version = *servable;
@@ -101,7 +101,7 @@ TEST_CASE("runs before the model serves are rehearsals, requests are not") {
   client.send(infer_row(1));
   Answer answer;
   REQUIRE(pump(engine, [&] { return client.read(answer); }));
-  CHECK(runs.size() == 9);
+  CHECK(runs.size() == 13);
   CHECK_FALSE(runs.back());
 }
 

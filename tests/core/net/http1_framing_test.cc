@@ -129,8 +129,7 @@ TEST_CASE("Host: exactly one, and one that can be a host") {
 }
 
 TEST_CASE("other protocols, other targets") {
-  check_refused("GET / HTTP/1.0\r\nHost: h\r\n\r\n", 426);
-  check_refused("GET / HTTP/1.0\r\n\r\n", 426);
+  check_refused("GET / HTTP/1.2\r\nHost: h\r\n\r\n", 400);
   check_refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400);
   check_refused("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"s, 400);  // TLS hello
   check_refused("\x80\x2e\x01\x00\x02"s, 400);
@@ -139,10 +138,29 @@ TEST_CASE("other protocols, other targets") {
   check_refused("OPTIONS * HTTP/1.1\r\n" + kHost + "\r\n", 400);
   check_refused("GET v2 HTTP/1.1\r\n" + kHost + "\r\n", 400);
   check_refused("GET ftp://h/ HTTP/1.1\r\n" + kHost + "\r\n", 400);
+}
 
+TEST_CASE("HTTP/1.0: one call, and the connection ends with its answer") {
+  for (const std::string headers : {"", "Host: h\r\n", "Connection: keep-alive\r\n"}) {
+    CAPTURE(headers);
+    Link link;
+    link.feed("POST /a HTTP/1.0\r\n" + headers + "Content-Length: 3\r\n\r\nabc" +
+              "GET /b HTTP/1.0\r\n\r\n");
+    REQUIRE(link.recorder.calls.size() == 1);
+    CHECK(link.recorder.calls[0].body == "abc");
+    link.respond(link.recorder.calls[0].exchange);
+    link.pump();
+    REQUIRE(link.replies().list.size() == 1);
+    CHECK(link.replies().list[0].status == 200);
+    CHECK(link.replies().list[0].header("Connection") == "close");
+    CHECK(link.connection.wants_close());
+  }
+  check_refused("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400);
+  check_refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400);
+  // Nobody of that age waits for a 100.
   Link link;
-  link.feed("GET / HTTP/1.0\r\n\r\n");
-  CHECK(link.replies().list[0].header("Upgrade") == "HTTP/1.1");
+  link.feed("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n");
+  CHECK(link.out.empty());
 }
 
 TEST_CASE("chunks: bad sizes, ends, extensions and trailers") {

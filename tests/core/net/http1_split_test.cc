@@ -80,7 +80,7 @@ TEST_CASE("an error means the same however the stream is cut, and what came befo
       "GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n",
       "GET / HTTP/1.1\r\nHost : h\r\n\r\n",
       "GET / HTTP/1.1\nHost: h\n\n",
-      "GET / HTTP/1.0\r\n\r\n",
+      "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
       "\x16\x03\x01",
       "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx",
       chunked("/", "5\r\nhello\r\nx\r\n"),
