@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
 
 import models
 from integration.conftest import ServerFactory
@@ -197,6 +199,23 @@ def test_many_readers_of_metrics(serve: ServerFactory) -> None:
         for _ in range(10):
             assert scraper.read_answer().status == 200
     assert worst < 0.5, worst
+
+
+def test_an_idle_stream_does_not_hold_the_end_up(serve: ServerFactory, tmp_path: Path) -> None:
+    server = serve(models.save_repository(tmp_path / "r", {"tiny": models.tiny()}))
+    with tritonclient.grpc.InferenceServerClient(server.url) as client:
+        results: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: results.put((result, error)))
+        tensor = tritonclient.grpc.InferInput("INPUT0", [1, 16], "FP32")
+        tensor.set_data_from_numpy(sample("FP32", (1, 16), 1))
+        client.async_stream_infer("tiny", [tensor])
+        assert results.get(timeout=10)[1] is None
+        with RawConnection(server.address) as half:
+            half.send(b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{")
+            began = time.monotonic()
+            assert server.stop() == 0, server.log
+    assert time.monotonic() - began < 15  # of the 30 that a request would get
+    assert "drain timeout" not in server.log
 
 
 def test_the_environment_is_left_alone(serve: ServerFactory, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ class Engine:
         self.cuda_shared_memory: dict[str, dict[str, Any]] = {}
         self.attention: list[Any] | None = None
         self.next_expiry_us = -1
-        self.ticks = self.drains = self.expiries = 0
+        self.ticks = self.drains = self.expiries = self.in_flight = 0
 
     def load(self, name: str, version: int, path: str, options: dict[str, Any]) -> Servable:
         self.loads.append((name, version, options))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from servolley.front import driver
 from servolley.front.driver import WRITE_STALL_S
 from unit.fake_core import CLOSE, OUTPUT
 from unit.transport_bench import Bench
@@ -101,3 +104,30 @@ async def test_drained_cuts_off_what_remains(bench: Bench) -> None:
     _, core, _ = bench.connect()
     assert not await bench.driver.drained(0)
     assert core.log[-2:] == ["closed", "abort"]
+
+
+async def test_who_only_keeps_a_connection_open_holds_nobody_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "QUIET_S", 0.02)
+    _, core, _ = bench.connect()
+    assert await bench.driver.drained(60)
+    assert core.log[-2:] == ["closed", "abort"]
+
+
+@pytest.mark.parametrize("what", ["request", "control call", "bytes"])
+async def test_what_is_under_way_gets_its_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(driver, "QUIET_S", 0.02)
+    protocol, _, _ = bench.connect()
+    if what == "request":
+        bench.engine.in_flight = 1
+    elif what == "control call":
+        monkeypatch.setattr(type(protocol), "busy", True)
+    else:
+        moved = itertools.count()
+        bench.engine.front_stats = lambda: {"bytes_received": next(moved), "bytes_sent": 0}  # type: ignore[method-assign]
+    began = time.monotonic()
+    assert not await bench.driver.drained(0.2)
+    assert time.monotonic() - began >= 0.2

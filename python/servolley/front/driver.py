@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_S = 1.0
 # What a client may leave unread for that long is not waited for any longer.
 WRITE_STALL_S = 60.0
+#: While it drains: how long nothing may move, with nothing under way, before what is still open is closed.
+QUIET_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -82,16 +84,30 @@ class Driver:
             protocol.end_streams()
 
     async def drained(self, timeout_s: float) -> bool:
-        """Whether every connection has gone within that time; those that have not are cut off."""
-        if not self._connections:
-            return True
-        try:
-            await asyncio.wait_for(self._no_connections.wait(), timeout_s)
-        except TimeoutError:
-            for protocol in tuple(self._connections):
-                protocol.abort()
-            return False
+        """Whether everything that was under way has ended within that time; what has not is cut off. So are
+        connections that only stay open, such as an idle stream's, when nothing has moved for a while."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        while self._connections:
+            moved = self._bytes_moved()
+            quiet = min(QUIET_S, max(deadline - clock(), 0))
+            try:
+                await asyncio.wait_for(self._no_connections.wait(), quiet)
+            except TimeoutError:
+                idle = quiet == QUIET_S and moved == self._bytes_moved() and not self._busy()
+                if not idle and clock() < deadline:
+                    continue
+                for protocol in tuple(self._connections):
+                    protocol.abort()
+                return idle
         return True
+
+    def _bytes_moved(self) -> int:
+        stats = self.engine.front_stats()
+        return stats["bytes_received"] + stats["bytes_sent"]
+
+    def _busy(self) -> bool:
+        return self.engine.in_flight > 0 or any(protocol.busy for protocol in self._connections)
 
     @property
     def open_connections(self) -> int:

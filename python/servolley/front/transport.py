@@ -159,6 +159,11 @@ class HttpProtocol(asyncio.BaseProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a control call is under way."""
+        return bool(self._tasks)
+
     def end_streams(self) -> None:
         """The server is going: gRPC calls without an end of their own are ended."""
         if self._grpc is not None:
