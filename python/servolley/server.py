@@ -159,6 +159,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        # Always, since without a handler the signal ends the process.
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         http = self._settings.http
         limit = listeners.connection_limit(http.max_connections)
         if limit < http.max_connections:
@@ -201,8 +203,6 @@ class Server:
         try:
             self._tls = self._open_tls()
             self._token = self._read_token()
-            if self._tls is not None or self._token is not None:
-                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             # Before any model is loaded: live at once, ready when they are.
             await self._doors.open(self._tls, self._token)
         except OSError as error:
@@ -394,6 +394,8 @@ class Server:
 
     def _on_hangup(self) -> None:
         """Certificates and token are read again, and used if they can be."""
+        if self._tls is None and self._token is None:
+            _log.info("SIGHUP ignored: there are no certificates and no token to read again")
         if self._tls is not None:
             self._tls.reload_soon()
         if self._token is not None:
