@@ -201,8 +201,6 @@ def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> No
         ('name: "other"', "other"),
         ('backend: "python"', "python"),
         ('platform: "ensemble"', "ensemble"),
-        ("sequence_batching { }", "sequence_batching"),
-        ("ensemble_scheduling { }", "ensemble_scheduling"),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
         ('input { name: "x" allow_ragged_batch: true }', "ragged"),
         ('input { name: "x" reshape { shape: [1] } }', "reshape"),
@@ -352,3 +350,25 @@ def test_whoever_has_none_does_not_pay_for_protobuf() -> None:
         "sys.exit(any(name.startswith('google.protobuf') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "document", "field"),
+    [
+        ("sequence_batching { oldest { } }", '{"sequence_batching": {}}', "sequence_batching"),
+        ("ensemble_scheduling { step [ { } ] }", '{"ensembleScheduling": {}}', "ensemble_scheduling"),
+        ('model_operations { op_library_filename: "x" }', '{"model_operations": {}}', "model_operations"),
+        ("model_repository_agents { }", '{"modelRepositoryAgents": {}}', "model_repository_agents"),
+    ],
+)
+def test_fields_that_are_tritons_alone(messages: Messages, text: str, document: str, field: str) -> None:
+    for parse, given in ((triton.parse_text, text), (triton.parse_json, document)):
+        with pytest.raises(ConfigError) as refused:
+            parse(given, messages.message(triton.MESSAGE)(), "m")
+        assert str(refused.value) == f"'{field}' is not supported"
+
+
+def test_fields_that_nobody_has(messages: Messages) -> None:
+    for text in ("wheels { }", "dynamic_batching { sequence_batching { } }"):
+        with pytest.raises(ConfigError, match="has no field named"):
+            parsed(messages, text)
