@@ -152,6 +152,11 @@ def test_an_empty_file_is_our_default_but_for_the_device(messages: Messages) -> 
             'parameters { key: "arena_extend_strategy" value: { string_value: "1" } } '
             'parameters { key: "gpu_mem_limit" value: { string_value: "7" } }',
             ModelConfig(
+                parameters={
+                    "cudnn_conv_algo_search": "0",
+                    "arena_extend_strategy": "1",
+                    "gpu_mem_limit": "7",
+                },
                 runtime=Runtime(
                     device="auto",
                     gpu_memory_limit=7,
@@ -159,7 +164,7 @@ def test_an_empty_file_is_our_default_but_for_the_device(messages: Messages) -> 
                         "cudnn_conv_algo_search": "EXHAUSTIVE",
                         "arena_extend_strategy": "kSameAsRequested",
                     },
-                )
+                ),
             ),
         ),
         (
@@ -256,6 +261,7 @@ def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> No
             "openvino",
         ),
         ('parameters { key: "execution_mode" value: { string_value: "fast" } }', "execution_mode"),
+        ('input { name: "x" format: 7 }', "format"),
         ('default_model_filename: "../x"', "filename"),
         ("max_batch_size: 4 dynamic_batching { preferred_batch_size: 8 }", "exceeds"),
         ("max_batch_size = 4", "ModelConfig"),
@@ -372,3 +378,16 @@ def test_fields_that_nobody_has(messages: Messages) -> None:
     for text in ("wheels { }", "dynamic_batching { sequence_batching { } }"):
         with pytest.raises(ConfigError, match="has no field named"):
             parsed(messages, text)
+
+
+def test_what_is_only_shown(messages: Messages) -> None:
+    config, remarks = parsed(
+        messages,
+        'input { name: "x" format: FORMAT_NCHW } input { name: "y" } input { name: "z" format: FORMAT_NHWC }'
+        'parameters { key: "owner" value: { string_value: "vision" } } parameters { key: "" value: { } }'
+        'parameters { key: "intra_op_thread_count" value: { string_value: "3" } }',
+    )
+    assert config.input_formats == {"x": "NCHW", "z": "NHWC"}
+    assert config.parameters == {"owner": "vision", "": ""}
+    assert config.runtime.intra_op_threads == 3
+    assert sorted(remarks) == ["has no effect: parameters ''", "has no effect: parameters 'owner'"]

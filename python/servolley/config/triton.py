@@ -33,6 +33,7 @@ _CUDA_OPTIONS: dict[str, dict[str, str] | None] = {
 _MEMORY_LIMIT = "gpu_mem_limit"
 _KIND_AUTO, _KIND_GPU = 0, 1
 _NO_TYPE = 0
+_FORMATS = {1: "NHWC", 2: "NCHW"}
 # Fields of Triton's that our message has not.
 _UNSUPPORTED = {"ensemble_scheduling", "model_operations", "model_repository_agents", "sequence_batching"}
 _NO_FIELD = re.compile(rf'"{re.escape(MESSAGE)}" has no field named "(\w+)"')
@@ -93,6 +94,12 @@ def model_config(message: Any, name: str) -> tuple[ModelConfig, list[str]]:
         "outputs": _tensors("output", message.output),
         "filename_by_compute_capability": dict(message.cc_model_filenames),
         "metric_tags": dict(message.metric_tags),
+        "parameters": {
+            key: parameter.string_value
+            for key, parameter in message.parameters.items()
+            if key not in _COUNTS and key not in _SWITCHES
+        },
+        "input_formats": {each.name: _format(each) for each in message.input if each.format},
         "class_labels": {each.name: each.label_filename for each in message.output if each.label_filename},
         "warmup": {"requests": [_warm_up(each) for each in message.model_warmup]},
     }
@@ -123,6 +130,12 @@ def _refuse(message: Any) -> None:
             raise ConfigError(f"gpu_execution_accelerator: '{each.name}' is not supported")
     for each in accelerators.cpu_execution_accelerator:
         raise ConfigError(f"cpu_execution_accelerator: '{each.name}' is not supported")
+
+
+def _format(given: Any) -> str:
+    if given.format not in _FORMATS:
+        raise ConfigError(f"input '{given.name}': format {given.format} is not known")
+    return _FORMATS[given.format]
 
 
 def _tensors(what: str, given: Any) -> dict[str, dict[str, Any]]:
