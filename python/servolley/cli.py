@@ -162,6 +162,12 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="how long SIGTERM waits for requests (30)",
     )
     add(
+        "--drain-delay",
+        type=float,
+        metavar="SECONDS",
+        help='how long SIGTERM first says "not ready" and serves on, for load balancers (0)',
+    )
+    add(
         "--rest_api_timeout_in_ms",
         type=int,
         metavar="MS",
@@ -295,6 +301,7 @@ def settings_from(parsed: argparse.Namespace) -> "ServerSettings":
             "max_body_size": parsed.max_body_size or channel.get("max_body_size"),
             "pool_size": parsed.pool_size,
             "drain_timeout_s": parsed.drain_timeout,
+            "drain_delay_s": parsed.drain_delay,
             "request_timeout_ms": parsed.rest_api_timeout_in_ms,
         },
         "shared_memory": {"allow": parsed.shared_memory},

@@ -62,6 +62,9 @@ _ZLIB_LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
 # For unloading after the connections have gone, where the drain has used its time up.
 _LEAST_CLOSE_S = 5.0
 
+# timeout(1) sends its signal to the process and to the group that the process is in.
+_SAME_SIGNAL_S = 1.0
+
 
 class StartError(Exception):
     """The server cannot start; the text is for the user."""
@@ -148,11 +151,16 @@ class Server:
         self._token: AdminToken | None = None
         self._rereading: set[asyncio.Future[None]] = set()
         self._stop = asyncio.Event()
+        self._serving = False
+        self._signalled: tuple[signal.Signals, float] | None = None
+        self._delay: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        # Always, since without a handler the signal ends the process.
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         http = self._settings.http
         limit = listeners.connection_limit(http.max_connections)
         if limit < http.max_connections:
@@ -195,8 +203,6 @@ class Server:
         try:
             self._tls = self._open_tls()
             self._token = self._read_token()
-            if self._tls is not None or self._token is not None:
-                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             # Before any model is loaded: live at once, ready when they are.
             await self._doors.open(self._tls, self._token)
         except OSError as error:
@@ -216,6 +222,7 @@ class Server:
         if code is None:
             self._poll()
             judging = asyncio.create_task(self._traffic.run())
+            self._serving = True
             await self._stop.wait()
             judging.cancel()
             code = 0
@@ -358,15 +365,37 @@ class Server:
         return work.done()
 
     def _on_signal(self, number: signal.Signals) -> None:
+        """The first begins to leave; one more ends the delay, or the process where there is none left."""
+        loop = asyncio.get_running_loop()
+        now, last = loop.time(), self._signalled
+        if last is not None and last[0] == number and now - last[1] < _SAME_SIGNAL_S:
+            return
+        self._signalled = number, now
         if self._stop.is_set():
             _log.warning("second signal: ending at once")
             logging.shutdown()
             os._exit(128 + number)
+        delay_s = self._settings.limits.drain_delay_s
+        # Who was never ready has nobody to tell.
+        if self._delay is None and delay_s > 0 and self._serving:
+            fields = {"signal": number.name, "seconds": delay_s}
+            _log.info("not ready any more, serving on before the drain", extra={"fields": fields})
+            self._context.leaving = True
+            self._grpc.tell_watchers()
+            self._delay = loop.call_later(delay_s, self._drain, number)
+            return
+        if self._delay is not None:
+            self._delay.cancel()
+        self._drain(number)
+
+    def _drain(self, number: signal.Signals) -> None:
         _log.info("draining", extra={"fields": {"signal": number.name}})
         self._stop.set()
 
     def _on_hangup(self) -> None:
         """Certificates and token are read again, and used if they can be."""
+        if self._tls is None and self._token is None:
+            _log.info("SIGHUP ignored: there are no certificates and no token to read again")
         if self._tls is not None:
             self._tls.reload_soon()
         if self._token is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,22 @@ def test_the_file_is_read_again_where_nobody_looks_at_folders(
     wait_until(lambda: "tensorflow.serving.ModelServerConfig" in server.log, 30, "the complaint")
     assert states(server)[4] == "AVAILABLE"
     assert 5 not in states(server)
+
+
+def test_a_base_path_that_is_not_there_changes_nothing(
+    serve: ServerFactory, root: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.config"
+    write(file, entry(root, "m"))
+    server = started(serve, file, *FLAGS)
+    with Askers(server, *ALL_WAYS):
+        write(file, entry(root, "m").replace(str(root / "m"), str(root / "typo")), entry(root, "n"))
+        wait_until(lambda: "the model configuration stays as it was" in server.log, 30, "the complaint")
+        time.sleep(0.5)
+        assert states(server) == {3: "AVAILABLE"}
+        assert server.get("/v2/health/ready").status == 200
+        assert server.get("/v1/models/n").status == 404
+        assert server.log.count("the model configuration stays as it was") == 1
+        put(root, "typo", 4, models.plus(4))
+        await_states(server, {4: "AVAILABLE"})
+        await_states(server, {7: "AVAILABLE"}, "n")

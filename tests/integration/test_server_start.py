@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import models
 from certificates import Authority
 from integration.conftest import ServerFactory
 from integration.raw_http import RawConnection, request
-from integration.server_process import LISTENING, Server
+from integration.server_process import LISTENING, Server, wait_until
 
 
 def assert_right(server: Server, model: str = "half_plus_two") -> None:
@@ -250,3 +251,11 @@ def test_weights_lie_on_huge_pages(serve: ServerFactory) -> None:
     rollup = Path(f"/proc/{server.pid}/smaps_rollup").read_text()
     (huge_kib,) = (int(line.split()[1]) for line in rollup.splitlines() if line.startswith("AnonHugePages:"))
     assert huge_kib > 40 << 10
+
+
+def test_a_hangup_with_nothing_to_read_again(serve: ServerFactory) -> None:
+    server = serve({"half_plus_two": models.half_plus_two()})
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: "SIGHUP ignored" in server.log, 5, "the line")
+    assert_right(server)
+    assert server.log.count("SIGHUP") == 1

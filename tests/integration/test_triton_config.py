@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tritonclient.grpc import InferenceServerClient
+
 import models
 from integration.conftest import ServerFactory
 from integration.server_process import wait_until
@@ -74,3 +76,38 @@ def test_tensors_are_compared_and_narrowed(serve: ServerFactory, tmp_path: Path)
     (root / "narrow" / "config.pbtxt").write_text(config("narrow", FP32 + "5", FP32 + "[ 5, 5 ]", BATCHED))
     wait_until(lambda: any("[5,5]" in line for line in server.stderr), 30, "it is noticed")
     assert status("narrow", [2, 5]) == 200
+
+
+def test_what_is_only_shown(serve: ServerFactory, tmp_path: Path) -> None:
+    """An owner's parameters, and the format of images: clients read them."""
+    root = models.save_repository(tmp_path / "models", {name: models.identity() for name in ("m", "n", "t")})
+    rest = """parameters { key: "owner" value: { string_value: "vision" } }
+              parameters { key: "intra_op_thread_count" value: { string_value: "1" } }"""
+    (root / "m" / "config.pbtxt").write_text(
+        config("m", FP32 + "-1 format: FORMAT_NHWC", FP32 + "-1", BATCHED, rest)
+    )
+    (root / "t" / "model.toml").write_text("parameters = { a = 'b' }\ninput_formats = { INPUT0 = 'NCHW' }")
+    server = serve(root)
+    shown = {name: server.get(f"/v2/models/{name}/config").json() for name in ("m", "n", "t")}
+    assert {name: document["input"][0]["format"] for name, document in shown.items()} == {
+        "m": "FORMAT_NHWC",
+        "n": "FORMAT_NONE",
+        "t": "FORMAT_NCHW",
+    }
+    usual = shown["n"]["parameters"]
+    own = {"owner": {"string_value": "vision"}, "intra_op_thread_count": {"string_value": "1"}}
+    assert shown["m"]["parameters"] == usual | own
+    assert shown["t"]["parameters"] == usual | {"a": {"string_value": "b"}}
+    with InferenceServerClient(server.url) as client:
+        answer = client.get_model_config("m").config
+    assert answer.input[0].format == answer.input[0].FORMAT_NHWC
+    assert {key: value.string_value for key, value in answer.parameters.items()} == {
+        key: value["string_value"] for key, value in shown["m"]["parameters"].items()
+    }
+    # Changed, they are shown as they are, and nothing is loaded.
+    (root / "t" / "model.toml").write_text("parameters = { a = 'c' }")
+    wait_until(
+        lambda: server.get("/v2/models/t/config").json()["parameters"]["a"] == {"string_value": "c"}, 30, "c"
+    )
+    assert server.get("/v2/models/t/config").json()["input"][0]["format"] == "FORMAT_NONE"
+    assert server.log.count("loading model=") == 3

@@ -62,6 +62,97 @@ def test_what_is_refused(messages: Messages, text: str, word: str) -> None:
     assert tfserving.MESSAGE in str(refused.value)
 
 
+def put(folder: Path, *versions: int) -> Path:
+    for version in versions:
+        (folder / str(version)).mkdir(parents=True, exist_ok=True)
+        (folder / str(version) / "model.onnx").write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "policy", "why"),
+    [
+        ("typo", "", "typo does not exist"),
+        ("hollow", "", "hollow holds no version"),
+        ("a", "specific { versions: 9 }", "a holds no version that the policy wants"),
+        ("a/1/model.onnx", "", "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("once", [False, True])
+def test_a_list_with_nothing_to_serve_waits(
+    tmp_path: Path,
+    messages: Messages,
+    caplog: pytest.LogCaptureFixture,
+    folder: str,
+    policy: str,
+    why: str,
+    once: bool,
+) -> None:
+    put(tmp_path / "a", 1)
+    put(tmp_path / "c", 1)
+    (tmp_path / "hollow").mkdir()
+    file, now = tmp_path / "models.config", 0.0
+
+    def entry(name: str, folder: str, policy: str = "") -> str:
+        where = f'name: "{name}" base_path: "{tmp_path / folder}"'
+        return f"config {{ {where} model_version_policy {{ {policy} }} }}"
+
+    def write(*entries: str) -> None:
+        file.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+
+    def complaints() -> list[str]:
+        said = "the model configuration stays as it was"
+        return [record.fields["error"] for record in caplog.records if record.msg == said]  # type: ignore[attr-defined]
+
+    def message() -> Any:
+        return messages.message(tfserving.MESSAGE)()
+
+    write(entry("a", "a"), entry("gone", "gone"))
+    source = ConfigFile(file, message, ModelList(Scanner(Path()), once=once), 1, lambda: now)
+    first = source.look()  # the first is taken as it is
+    assert (list(first["a"].versions), first["gone"].error is None) == ([1], False)
+    write(entry("a", folder, policy), entry("c", "c"), entry("gone", "gone"))
+    for _ in range(3):
+        now += 2
+        assert source.look() == first
+    (complaint,) = complaints()
+    assert complaint.startswith("model 'a': base_path ")
+    assert complaint.endswith(why)
+
+    # What is as it was does not keep the rest back.
+    write(entry("a", "a"), entry("c", "c"), entry("gone", "gone"))
+    now += 2
+    assert list(source.look()) == ["a", "c", "gone"]
+    # Nor does anything once it is there.
+    write(entry("a", "late"))
+    now += 2
+    assert list(source.look()) == ["a", "c", "gone"]
+    put(tmp_path / "late", 5)
+    now += 2
+    assert {name: list(model.versions) for name, model in source.look().items()} == {"a": [5]}
+    assert len(complaints()) == 2
+
+
+def test_a_model_that_cannot_be_configured_is_no_reason(tmp_path: Path) -> None:
+    (put(tmp_path / "a", 1) / "model.toml").write_text("oops")
+    assert ModelList(Scanner(Path())).refusal([ServedModel("a", str(tmp_path / "a"), Versions())]) is None
+
+
+def test_a_refused_list_says_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (put(tmp_path / "a", 1) / "notes").mkdir()
+    served = [ServedModel("a", str(tmp_path / "a"), Versions())]
+    listed = ModelList(Scanner(Path()))
+    for _ in range(2):
+        listed.refusal(served)
+        listed.look()
+    assert not caplog.records
+    listed.served = served
+    for _ in range(2):
+        listed.look()
+        listed.refusal(served)
+    assert [record.getMessage() for record in caplog.records] == ["ignored: not a version"]
+
+
 def test_the_file_is_read_again_when_it_is_time(tmp_path: Path, messages: Messages) -> None:
     (tmp_path / "a" / "1").mkdir(parents=True)
     (tmp_path / "a" / "1" / "model.onnx").write_text("x")
@@ -90,14 +181,14 @@ def test_the_file_is_read_again_when_it_is_time(tmp_path: Path, messages: Messag
     assert once.look() == {"a": found}
     assert found.config.versions == Versions(preserve="memory")
     assert found.config.batching.max_batch_size == 3
-    file.write_text(f'model_config_list {{ {entry} config {{ name: "b" base_path: "/nowhere" }} }}')
+    put(tmp_path / "b", 1)
+    file.write_text(f'model_config_list {{ {entry} config {{ name: "b" base_path: "{tmp_path / "b"}" }} }}')
     now = 9.0
     assert list(watching.look()) == ["a"]
     now = 11.0
     both = watching.look()
     assert both["a"] == found
-    assert both["b"].error is not None
-    assert both["b"].empty
+    assert list(both["b"].versions) == [1]
     now = 100.0
     assert list(once.look()) == ["a"]
     file.write_text("model_config_list { oops }")

@@ -152,6 +152,11 @@ def test_an_empty_file_is_our_default_but_for_the_device(messages: Messages) -> 
             'parameters { key: "arena_extend_strategy" value: { string_value: "1" } } '
             'parameters { key: "gpu_mem_limit" value: { string_value: "7" } }',
             ModelConfig(
+                parameters={
+                    "cudnn_conv_algo_search": "0",
+                    "arena_extend_strategy": "1",
+                    "gpu_mem_limit": "7",
+                },
                 runtime=Runtime(
                     device="auto",
                     gpu_memory_limit=7,
@@ -159,7 +164,7 @@ def test_an_empty_file_is_our_default_but_for_the_device(messages: Messages) -> 
                         "cudnn_conv_algo_search": "EXHAUSTIVE",
                         "arena_extend_strategy": "kSameAsRequested",
                     },
-                )
+                ),
             ),
         ),
         (
@@ -201,8 +206,6 @@ def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> No
         ('name: "other"', "other"),
         ('backend: "python"', "python"),
         ('platform: "ensemble"', "ensemble"),
-        ("sequence_batching { }", "sequence_batching"),
-        ("ensemble_scheduling { }", "ensemble_scheduling"),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
         ('input { name: "x" allow_ragged_batch: true }', "ragged"),
         ('input { name: "x" reshape { shape: [1] } }', "reshape"),
@@ -258,6 +261,7 @@ def test_single_fields(messages: Messages, text: str, config: ModelConfig) -> No
             "openvino",
         ),
         ('parameters { key: "execution_mode" value: { string_value: "fast" } }', "execution_mode"),
+        ('input { name: "x" format: 7 }', "format"),
         ('default_model_filename: "../x"', "filename"),
         ("max_batch_size: 4 dynamic_batching { preferred_batch_size: 8 }", "exceeds"),
         ("max_batch_size = 4", "ModelConfig"),
@@ -352,3 +356,38 @@ def test_whoever_has_none_does_not_pay_for_protobuf() -> None:
         "sys.exit(any(name.startswith('google.protobuf') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "document", "field"),
+    [
+        ("sequence_batching { oldest { } }", '{"sequence_batching": {}}', "sequence_batching"),
+        ("ensemble_scheduling { step [ { } ] }", '{"ensembleScheduling": {}}', "ensemble_scheduling"),
+        ('model_operations { op_library_filename: "x" }', '{"model_operations": {}}', "model_operations"),
+        ("model_repository_agents { }", '{"modelRepositoryAgents": {}}', "model_repository_agents"),
+    ],
+)
+def test_fields_that_are_tritons_alone(messages: Messages, text: str, document: str, field: str) -> None:
+    for parse, given in ((triton.parse_text, text), (triton.parse_json, document)):
+        with pytest.raises(ConfigError) as refused:
+            parse(given, messages.message(triton.MESSAGE)(), "m")
+        assert str(refused.value) == f"'{field}' is not supported"
+
+
+def test_fields_that_nobody_has(messages: Messages) -> None:
+    for text in ("wheels { }", "dynamic_batching { sequence_batching { } }"):
+        with pytest.raises(ConfigError, match="has no field named"):
+            parsed(messages, text)
+
+
+def test_what_is_only_shown(messages: Messages) -> None:
+    config, remarks = parsed(
+        messages,
+        'input { name: "x" format: FORMAT_NCHW } input { name: "y" } input { name: "z" format: FORMAT_NHWC }'
+        'parameters { key: "owner" value: { string_value: "vision" } } parameters { key: "" value: { } }'
+        'parameters { key: "intra_op_thread_count" value: { string_value: "3" } }',
+    )
+    assert config.input_formats == {"x": "NCHW", "z": "NHWC"}
+    assert config.parameters == {"owner": "vision", "": ""}
+    assert config.runtime.intra_op_threads == 3
+    assert sorted(remarks) == ["has no effect: parameters ''", "has no effect: parameters 'owner'"]

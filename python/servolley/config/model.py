@@ -27,6 +27,7 @@ FileName = Annotated[str, Meta(pattern=r"^[^/\x00-\x1f]+$", max_length=255)]
 TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", max_length=100)]
 Integers = Literal["UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"]
 Datatype = Integers | Literal["BOOL", "FP16", "BF16", "FP32", "FP64", "BYTES"]
+ImageFormat = Literal["NONE", "NHWC", "NCHW"]
 Dimension = Annotated[int, Meta(ge=-1, le=1 << 40)]
 
 # What the server itself tells the CUDA provider, and the key that says it here, if there is one.
@@ -223,6 +224,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     filename_by_compute_capability: on GPUs: the file for those of a compute capability ("9.0").
     inputs, outputs: what the model's tensors are expected to be. Inputs are all named, or none.
     metric_tags: labels of the model's metrics, each with a "_" in front of its name.
+    parameters, input_formats: what the owner has to say to clients, in the configuration that Triton's calls
+        show; input_formats: input -> which dimension of an image is which. Nothing here depends on them.
     class_labels: output name -> text file with one class label per line, inside the model directory.
     traffic, canary, shadow: see config.traffic.
     signatures: signature name -> what classify and regress calls that name it mean. "serving_default" is that
@@ -234,6 +237,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     inputs: dict[NonEmpty, Tensor] = {}
     outputs: dict[NonEmpty, Tensor] = {}
     metric_tags: dict[TagName, Annotated[str, Meta(max_length=1024)]] = {}
+    parameters: dict[str, str] = {}
+    input_formats: dict[NonEmpty, ImageFormat] = {}
     batching: Batching = Batching()
     runtime: Runtime = Runtime()
     versions: Versions = Versions()

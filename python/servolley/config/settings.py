@@ -160,6 +160,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     queue_size: requests that may wait for one model version, where its model.toml says nothing.
     request_timeout_ms: TensorFlow Serving's REST timeout, 0 = none.
     drain_timeout_s: how long SIGTERM waits for requests in flight.
+    drain_delay_s: how long SIGTERM before that says "not ready" and serves on, so that load balancers notice.
     """
 
     max_body_size: ByteSize = ByteSize(64 << 20)
@@ -169,6 +170,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     queue_size: Annotated[int, Meta(ge=1, le=1 << 31)] | None = None
     request_timeout_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    drain_delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
 
 
 class SharedMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

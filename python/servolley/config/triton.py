@@ -3,6 +3,7 @@ the model in another way than its owner expects is an error naming the field; wh
 
 Nothing here imports protobuf before it is used."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -32,6 +33,10 @@ _CUDA_OPTIONS: dict[str, dict[str, str] | None] = {
 _MEMORY_LIMIT = "gpu_mem_limit"
 _KIND_AUTO, _KIND_GPU = 0, 1
 _NO_TYPE = 0
+_FORMATS = {1: "NHWC", 2: "NCHW"}
+# Fields of Triton's that our message has not.
+_UNSUPPORTED = {"ensemble_scheduling", "model_operations", "model_repository_agents", "sequence_batching"}
+_NO_FIELD = re.compile(rf'"{re.escape(MESSAGE)}" has no field named "(\w+)"')
 
 
 def parse_text(text: str, message: Any, directory_name: str) -> tuple[ModelConfig, list[str]]:
@@ -44,7 +49,7 @@ def parse_text(text: str, message: Any, directory_name: str) -> tuple[ModelConfi
     try:
         text_format.Parse(text, message, descriptor_pool=message.DESCRIPTOR.file.pool)
     except (text_format.ParseError, RecursionError) as error:
-        raise ConfigError(f"not an {MESSAGE}: {error}") from error
+        raise _unreadable(error) from error
     return model_config(message, directory_name)
 
 
@@ -59,8 +64,17 @@ def parse_json(text: str, message: Any, name: str) -> tuple[ModelConfig, list[st
             raise ConfigError(f"not an {MESSAGE}: not a JSON object")
         json_format.ParseDict(document, message, descriptor_pool=message.DESCRIPTOR.file.pool)
     except (json_format.ParseError, RecursionError, ValueError) as error:
-        raise ConfigError(f"not an {MESSAGE}: {error}") from error
+        raise _unreadable(error) from error
     return model_config(message, name)
+
+
+def _unreadable(error: Exception) -> ConfigError:
+    if found := _NO_FIELD.search(str(error)):
+        # JSON may write names in camel case.
+        field = re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", found[1])
+        if field in _UNSUPPORTED:
+            return ConfigError(f"'{field}' is not supported")
+    return ConfigError(f"not an {MESSAGE}: {error}")
 
 
 def model_config(message: Any, name: str) -> tuple[ModelConfig, list[str]]:
@@ -80,6 +94,12 @@ def model_config(message: Any, name: str) -> tuple[ModelConfig, list[str]]:
         "outputs": _tensors("output", message.output),
         "filename_by_compute_capability": dict(message.cc_model_filenames),
         "metric_tags": dict(message.metric_tags),
+        "parameters": {
+            key: parameter.string_value
+            for key, parameter in message.parameters.items()
+            if key not in _COUNTS and key not in _SWITCHES
+        },
+        "input_formats": {each.name: _format(each) for each in message.input if each.format},
         "class_labels": {each.name: each.label_filename for each in message.output if each.label_filename},
         "warmup": {"requests": [_warm_up(each) for each in message.model_warmup]},
     }
@@ -110,6 +130,12 @@ def _refuse(message: Any) -> None:
             raise ConfigError(f"gpu_execution_accelerator: '{each.name}' is not supported")
     for each in accelerators.cpu_execution_accelerator:
         raise ConfigError(f"cpu_execution_accelerator: '{each.name}' is not supported")
+
+
+def _format(given: Any) -> str:
+    if given.format not in _FORMATS:
+        raise ConfigError(f"input '{given.name}': format {given.format} is not known")
+    return _FORMATS[given.format]
 
 
 def _tensors(what: str, given: Any) -> dict[str, dict[str, Any]]:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ServerContext:
-    """One server's state, as the routes see it. ``draining``: on its way down. ``shared_memory``: None where
-    clients may not register any. ``inner``: inference for control routes. ``examples``: those that need it.
-    ``tracing``: None until the engine runs. ``log_gate``: which levels are logged.
-    ``reload``: TensorFlow Serving's; None where the repository API decides what is loaded.
+    """One server's state, as the routes see it. ``leaving``: serves on, but is not ready any more.
+    ``draining``: on its way down. ``shared_memory``: None where clients may not register any. ``inner``:
+    inference for control routes. ``examples``: those that need it. ``tracing``: None until the engine runs.
+    ``log_gate``: which levels are logged. ``reload``: TensorFlow Serving's; None where the repository API
+    decides what is loaded.
     """
 
     version: str
@@ -35,11 +36,16 @@ class ServerContext:
     tracing: "Tracing | None" = None
     log_gate: LevelGate = field(default_factory=level_gate)
     reload: "ReloadControl | None" = None
+    leaving: bool = False
     draining: bool = False
 
     @property
+    def staying(self) -> bool:
+        return not (self.leaving or self.draining)
+
+    @property
     def ready(self) -> bool:
-        return self.manager.ready and not self.draining
+        return self.manager.ready and self.staying
 
     def model(self, name: str) -> "ModelRecord":
         """Raises StatusError NOT_FOUND, with Triton's text."""

@@ -47,6 +47,8 @@ def model_metadata(context: ServerContext, name: str, version: str | None) -> di
 def model_ready(context: ServerContext, name: str, version: str | None) -> bool:
     """Raises StatusError for an unknown model, not for an unknown version."""
     available = context.model(name).available()
+    if not context.staying:
+        return False
     return bool(available) if version is None else int(version) in available
 
 

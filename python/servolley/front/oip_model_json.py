@@ -53,7 +53,11 @@ def model_config(record: "ModelRecord", servable: "Servable") -> dict[str, Any]:
         "max_batch_size": servable.max_batch_size,
         "input": [
             _config_tensor(spec, servable)
-            | {"format": "FORMAT_NONE", "allow_ragged_batch": False, "optional": False}
+            | {
+                "format": f"FORMAT_{config.input_formats.get(spec.name, 'NONE')}",
+                "allow_ragged_batch": False,
+                "optional": False,
+            }
             for spec in servable.inputs
         ],
         "output": [
@@ -123,7 +127,7 @@ def _parameters(config: "ModelConfig") -> dict[str, Any]:
         "enable_mem_arena": int(runtime.memory_arena),
         "enable_mem_pattern": int(runtime.memory_pattern),
     }
-    return {key: {"string_value": str(value)} for key, value in values.items()}
+    return {key: {"string_value": str(value)} for key, value in (config.parameters | values).items()}
 
 
 def _dynamic_batching(config: "ModelConfig", servable: "Servable") -> dict[str, Any]:

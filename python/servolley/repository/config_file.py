@@ -8,6 +8,7 @@ from typing import Any
 
 from servolley.config import tfserving
 from servolley.config.strict import ConfigError, read_config
+from servolley.config.tfserving import ServedModel
 from servolley.repository.layout import ModelOnDisk, RepositoryError
 from servolley.repository.model_list import ModelList, check_names
 from servolley.repository.stamps import Stamp, stamp_of_file
@@ -20,7 +21,8 @@ class ConfigFile:
     that the file holds.
 
     The file is read again when it has changed and ``interval_s`` have passed; 0 = never. One that cannot be
-    used leaves what it said before.
+    used leaves what it said before. So does one with a model of which nothing is there to be served, until it
+    is: only the first list is taken as it is.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class ConfigFile:
         self._stamp: Stamp | None = None
         self._known = False
         self._list = models
+        self._waiting: list[ServedModel] | None = None  # a list that has not been taken
+        self._refusal: str | None = None
 
     def look(self) -> dict[str, ModelOnDisk]:
         """Models by name. Raises RepositoryError: the file could never be used."""
@@ -53,15 +57,28 @@ class ConfigFile:
 
     def _read(self) -> None:
         stamp = stamp_of_file(self._path)
-        if self._known and stamp == self._stamp:
+        if not self._known or stamp != self._stamp:
+            self._stamp = stamp
+            self._waiting = self._refusal = None
+            try:
+                served = tfserving.parse_text(read_config(self._path), self._message())
+                check_names(served)
+            except ConfigError as error:
+                if not self._known:
+                    raise RepositoryError(f"{self._path}: {error}") from error
+                self._refuse(str(error))
+                return
+            self._waiting = served
+        if self._waiting is None:
             return
-        self._stamp = stamp
-        try:
-            served = tfserving.parse_text(read_config(self._path), self._message())
-            check_names(served)
-        except ConfigError as error:
-            if not self._known:
-                raise RepositoryError(f"{self._path}: {error}") from error
-            _log.error("the model configuration stays as it was", extra={"fields": {"error": str(error)}})
+        refusal = self._list.refusal(self._waiting) if self._known else None
+        if refusal is not None:
+            self._refuse(refusal)
             return
-        self._list.served, self._known = served, True
+        self._list.served, self._known, self._waiting = self._waiting, True, None
+
+    def _refuse(self, why: str) -> None:
+        """Says it once."""
+        if why != self._refusal:
+            _log.error("the model configuration stays as it was", extra={"fields": {"error": why}})
+        self._refusal = why

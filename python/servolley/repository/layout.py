@@ -89,6 +89,7 @@ class Scanner:
         self._configs: dict[Path, tuple[Stamp, ModelConfig, str | None]] = {}
         self._kind: str | None = None
         self._said: set[tuple[str, ...]] = set()
+        self._quiet = False
         self._saying: set[tuple[str, ...]] = set()
 
     def look(self) -> dict[str, ModelOnDisk]:
@@ -117,14 +118,17 @@ class Scanner:
         found = self.look().get(name)
         return found if found is None or config is None else replace(found, config=config, error=None)
 
-    def look_into(self, folders: Mapping[str, Path]) -> dict[str, ModelOnDisk]:
-        """These models, each in its folder. One of which there is nothing has an error."""
-        self._saying = set()
+    def look_into(self, folders: Mapping[str, Path], *, quietly: bool = False) -> dict[str, ModelOnDisk]:
+        """These models, each in its folder. One of which there is nothing has an error. ``quietly``: nothing
+        is said of what is ignored; a look that counts will say it."""
+        self._saying, self._quiet = set(), quietly
         models = {}
         for name, folder in folders.items():
             nothing = ModelOnDisk(name, folder, error="its folder holds no version", empty=True)
             models[name] = self._folder(folder, name) or nothing
-        self._said = self._saying
+        if not quietly:
+            self._said = self._saying
+        self._quiet = False
         return models
 
     def names(self) -> list[str]:
@@ -301,7 +305,7 @@ class Scanner:
     def _say(self, message: str, **fields: str) -> None:
         remark = (message, *fields.values())
         self._saying.add(remark)
-        if remark not in self._said:
+        if remark not in self._said and not self._quiet:
             _log.warning(message, extra={"fields": fields})
 
 

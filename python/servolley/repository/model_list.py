@@ -15,6 +15,7 @@ from servolley.config.tfserving import MESSAGE, ServedModel
 from servolley.repository.discovery import Source
 from servolley.repository.layout import ModelOnDisk, Scanner
 from servolley.repository.names import valid_model_name
+from servolley.repository.versions import aspired_versions
 
 _log = logging.getLogger(__name__)
 
@@ -39,8 +40,29 @@ class ModelList:
         self._seen = (served, models) if self._once else None
         return models
 
-    def _look_into(self, listed: Sequence[ServedModel]) -> dict[str, ModelOnDisk]:
-        models = self._scanner.look_into({each.name: Path(each.base_path) for each in listed})
+    def refusal(self, served: Sequence[ServedModel]) -> str | None:
+        """Why this list cannot take the place of the one that holds: of a model that it says something new of
+        there is nothing to serve. One with a configuration that cannot be used is no reason: what is loaded
+        of it goes on serving."""
+        new = [each for each in served if each not in self.served]
+        for each in new:
+            model = self._look_into([each], quietly=True)[each.name]
+            if model.unreadable:
+                why = "cannot be read"
+            elif not Path(each.base_path).exists():
+                why = "does not exist"
+            elif model.empty:
+                why = "holds no version"
+            elif model.error is None and not aspired_versions(model.config.versions, model.versions):
+                why = "holds no version that the policy wants"
+            else:
+                continue
+            return f"model '{each.name}': base_path {each.base_path} {why}"
+        return None
+
+    def _look_into(self, listed: Sequence[ServedModel], *, quietly: bool = False) -> dict[str, ModelOnDisk]:
+        folders = {each.name: Path(each.base_path) for each in listed}
+        models = self._scanner.look_into(folders, quietly=quietly)
         for served in listed:
             found = models[served.name]
             versions = msgspec.structs.replace(served.versions, preserve=found.config.versions.preserve)

@@ -70,7 +70,7 @@ class HealthService:
         model = self._context.manager.models.get(service)
         if model is None:
             return Serving.SERVICE_UNKNOWN
-        serving = bool(model.available()) and not self._context.draining
+        serving = bool(model.available()) and self._context.staying
         return Serving.SERVING if serving else Serving.NOT_SERVING
 
     def check(self, request: Any) -> Document:
