@@ -305,6 +305,23 @@ def sequence_first() -> onnx.ModelProto:
     )
 
 
+def small_conv() -> onnx.ModelProto:
+    """FP32 [batch,3,32,32] -> [batch,8]: convolutions, which GPUs prepare for every number of rows."""
+    return _model(
+        "small_conv",
+        [
+            helper.make_node("Conv", ["INPUT0", "first"], ["a"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "second"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            helper.make_node("GlobalAveragePool", ["c"], ["d"]),
+            helper.make_node("Flatten", ["d"], ["OUTPUT0"]),
+        ],
+        [_value("INPUT0", ["batch", 3, 32, 32])],
+        [_value("OUTPUT0", ["batch", 8])],
+        {"first": _normal(1, 16, 3, 3, 3, scale=0.2), "second": _normal(2, 8, 16, 3, 3, scale=0.1)},
+    )
+
+
 def running_sums() -> onnx.ModelProto:
     """FP32 [time,4] -> [time,4]: sums along the first dimension, which is no batch although it is free."""
     return _model(
@@ -520,6 +537,7 @@ MODELS: Final[dict[str, Callable[[], onnx.ModelProto]]] = {
     **{f"identity_{name.lower()}": functools.partial(identity, name) for name in DTYPES},
     "identity_large": identity_large,
     "identity_pair": identity_pair,
+    "small_conv": small_conv,
     "half_plus_two": half_plus_two,
     "two_inputs": two_inputs,
     "scalar": scalar,

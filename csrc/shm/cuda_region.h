@@ -6,9 +6,9 @@
 
 namespace servolley::shm {
 
-// An allocation of another process on a GPU. It stays where it is, whatever that process does,
-// until it is unmapped here; the client may write to it while it is read, as it may in any memory
-// that is shared.
+// An allocation of another process on a GPU. The client may write to it while it is read, as it may
+// in any memory that is shared. It is to be unregistered before its owner frees it: what a mapping
+// leads to after that NVIDIA leaves undefined.
 class CudaRegion final : public Region {
  public:
   // The first `bytes` of the memory. INVALID_ARGUMENT if there are none or not so many.

@@ -27,7 +27,7 @@ STANDIN = Path(os.environ.get("SERVOLLEY_TEST_BUILD", ROOT / "build" / "dev")) /
 DEVICES = [pytest.param("cpu"), pytest.param("cuda:0", marks=pytest.mark.gpu)]
 
 #: (model, shape of one row): small ones, whose rows are gathered, and one that goes up as it is.
-CASES = [("tiny", (16,)), ("mlp", (256,)), ("identity_large", (150_528,))]
+CASES = [("tiny", (16,)), ("mlp", (256,)), ("small_conv", (3, 32, 32)), ("identity_large", (150_528,))]
 ROWS = (1, 2, 3, 7, 8)
 
 
