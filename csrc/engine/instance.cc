@@ -77,16 +77,15 @@ Status Servable::start_lanes() {
     return options_.warmup ? warm_up(executor) : Status();
   });
   if (!status.ok() || !options_.warmup) return status;
-  bool mixes = false;
+  std::atomic<bool> mixes{false};  // every device's thread asks
   status = lanes_->run_on_launchers([this, &mixes](LaneExecutor& executor) {
-    // All devices have the same model.
-    mixes =
-        mixes || seems_to_mix_rows([&](auto inputs, auto rows, auto outputs) -> Status {
-          std::vector<InputPart> parts;
-          for (const TensorView& view : inputs) parts.push_back({.view = view});
-          SERVOLLEY_TRY(executor.launch(0, {.parts = parts, .rows = rows, .may_capture = false}));
-          return executor.wait(0, outputs);
-        });
+    const auto run = [&](auto inputs, auto rows, auto outputs) -> Status {
+      std::vector<InputPart> parts;
+      for (const TensorView& view : inputs) parts.push_back({.view = view});
+      SERVOLLEY_TRY(executor.launch(0, {.parts = parts, .rows = rows, .may_capture = false}));
+      return executor.wait(0, outputs);
+    };
+    if (seems_to_mix_rows(run)) mixes = true;
     return Status();
   });
   if (mixes) keep_requests_apart();
