@@ -16,6 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import model_parts
 import models
 from integration.grpc_calls import channel_to, refusal
 from integration.hostile import assert_refused, survives
@@ -49,22 +50,22 @@ defaults = { x = 4.0 }
 
 def twin() -> onnx.ModelProto:
     """``x`` [-1,1] -> y = x / 2 + 2, y2 = x / 2 + 3."""
-    return models._model(
+    return model_parts.build(
         "twin",
         [
             helper.make_node("Mul", ["x", "half"], ["hx"]),
             helper.make_node("Add", ["hx", "two"], ["y"]),
             helper.make_node("Add", ["hx", "three"], ["y2"]),
         ],
-        [models._value("x", ["batch", 1])],
-        [models._value("y", ["batch", 1]), models._value("y2", ["batch", 1])],
-        {"half": models._floats(0.5), "two": models._floats(2), "three": models._floats(3)},
+        [model_parts.tensor("x", ["batch", 1])],
+        [model_parts.tensor("y", ["batch", 1]), model_parts.tensor("y2", ["batch", 1])],
+        {"half": model_parts.floats(0.5), "two": model_parts.floats(2), "three": model_parts.floats(3)},
     )
 
 
 def chooser() -> onnx.ModelProto:
     """Strings, integers and a bool: ``scores`` [-1,2] = (count, flag), ``classes`` = the names as given."""
-    return models._model(
+    return model_parts.build(
         "chooser",
         [
             helper.make_node("Cast", ["count"], ["count_float"], to=TensorProto.FLOAT),
@@ -73,13 +74,13 @@ def chooser() -> onnx.ModelProto:
             helper.make_node("Identity", ["names"], ["classes"]),
         ],
         [
-            models._value("count", ["batch", 1], TensorProto.INT32),
-            models._value("flag", ["batch", 1], TensorProto.BOOL),
-            models._value("names", ["batch", 2], TensorProto.STRING),
+            model_parts.tensor("count", ["batch", 1], TensorProto.INT32),
+            model_parts.tensor("flag", ["batch", 1], TensorProto.BOOL),
+            model_parts.tensor("names", ["batch", 2], TensorProto.STRING),
         ],
         [
-            models._value("scores", ["batch", 2]),
-            models._value("classes", ["batch", 2], TensorProto.STRING),
+            model_parts.tensor("scores", ["batch", 2]),
+            model_parts.tensor("classes", ["batch", 2], TensorProto.STRING),
         ],
     )
 

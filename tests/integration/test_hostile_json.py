@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+import model_parts
 import models
 from integration.conftest import ServerFactory
 from integration.hostile import (
@@ -225,9 +226,9 @@ def test_json_that_grows_when_it_is_decoded(serve: ServerFactory) -> None:
     nodes = [helper.make_node("Identity", [f"i{n}"], [f"o{n}"]) for n in range(8)]
     model = helper.make_model(
         helper.make_graph(nodes, "eight", values, outputs),
-        opset_imports=[helper.make_opsetid("", models.OPSET)],
+        opset_imports=[helper.make_opsetid("", model_parts.OPSET)],
     )
-    model.ir_version = models.IR_VERSION
+    model.ir_version = model_parts.IR_VERSION
     server = serve({"eight": model}, config='[limits]\nmax_decoded_size = "16MiB"\n')
     with survives(server):
         for count, status in ((1000, 200), (500_000, 413)):

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import model_parts
 import models
 from integration.server_process import Answer, Server
 
@@ -78,8 +79,8 @@ def constants(outputs: dict[str, dict[str, Any]]) -> onnx.ModelProto:
 
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", models.OPSET)])
-    model.ir_version = models.IR_VERSION
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", model_parts.OPSET)])
+    model.ir_version = model_parts.IR_VERSION
     return model
 
 
