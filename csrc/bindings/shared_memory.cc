@@ -14,9 +14,6 @@ struct PyCudaMemory {
 // A region that is about to be pinned.
 struct PySystemMemory {
   std::shared_ptr<const shm::Region> region;
-  const shm::SystemRegion& get() const {
-    return dynamic_cast<const shm::SystemRegion&>(*region);  // nothing else gets here
-  }
 };
 
 std::optional<PySystemMemory> register_system(PyEngine& self, const std::string& name,
@@ -24,7 +21,7 @@ std::optional<PySystemMemory> register_system(PyEngine& self, const std::string&
                                               std::uint64_t byte_size) {
   raise_if_error(self.engine->regions().add(name, key, offset, byte_size));
   PySystemMemory memory{*self.engine->regions().find(name)};
-  if (!self.engine->may_pin(memory.get())) return std::nullopt;
+  if (!self.engine->may_pin(*memory.region)) return std::nullopt;
   return memory;
 }
 
@@ -104,7 +101,7 @@ void bind_shared_memory(py::module_& module, py::class_<PyEngine>& engine) {
       .def(
           "pin_shared_memory",
           [](PyEngine& self, const PySystemMemory& memory) {
-            return self.engine->pin(memory.get());
+            return self.engine->pin(*memory.region);
           },
           py::arg("memory"), py::call_guard<py::gil_scoped_release>())
       .def("open_cuda_memory", &open_cuda_memory, py::arg("raw_handle"), py::arg("device"),

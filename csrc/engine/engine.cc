@@ -173,11 +173,11 @@ Result<std::shared_ptr<const cuda::IpcMemory>> Engine::open_cuda_memory(
   return (*gpu)->device->open_ipc(handle, static_cast<std::size_t>(bytes));
 }
 
-bool Engine::may_pin(const shm::SystemRegion& region) const {
+bool Engine::may_pin(const shm::Region& region) const {
   return region.bytes() >= HostDevice::kPinnedFromBytes && !gpus_.in_use().empty();
 }
 
-bool Engine::pin(const shm::SystemRegion& region) {
+bool Engine::pin(const shm::Region& region) {
   // Any GPU: what one pins is pinned for all.
   for (const GpuInUse* gpu : gpus_.in_use()) {
     if (!gpu->device->broken()) return region.pin(gpu->device);

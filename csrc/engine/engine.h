@@ -24,7 +24,6 @@
 #include "net/http1.h"
 #include "net/http2.h"
 #include "shm/regions.h"
-#include "shm/system_region.h"
 
 namespace servolley::engine {
 
@@ -87,9 +86,9 @@ class Engine final : public BatchSink {
 
   // Any thread; may take a second. Lets devices copy from and to a client's region by themselves,
   // if a GPU is in use. False if not.
-  bool pin(const shm::SystemRegion& region);
+  bool pin(const shm::Region& region);
   // Whether pin() has a chance, and the region is large enough for it to pay.
-  bool may_pin(const shm::SystemRegion& region) const;
+  bool may_pin(const shm::Region& region) const;
 
   void set_routes(std::string model, ModelRoutes routes);
   // For control routes that ask a model, perhaps several times: routes them once, as any call.

@@ -70,15 +70,19 @@ Status Servable::start_lanes() {
                                                    .looks = context_.looks});
   SERVOLLEY_TRY(lanes_->create(*runner_, options));
   SERVOLLEY_TRY(lanes_->start());
+  // First: batches that are filled up, and graphs, are only for rows that do not depend on others.
+  if (options_.warmup) SERVOLLEY_TRY(check_rows_on_lanes());
   const bool fills = options_.filling == Filling::kOn;
   if (!options_.warmup && !fills) return {};
-  Status status = lanes_->run_on_launchers([this, fills](LaneExecutor& executor) {
+  return lanes_->run_on_launchers([this, fills](LaneExecutor& executor) {
     executor.fill_up(fills);
     return options_.warmup ? warm_up(executor) : Status();
   });
-  if (!status.ok() || !options_.warmup) return status;
+}
+
+Status Servable::check_rows_on_lanes() {
   std::atomic<bool> mixes{false};  // every device's thread asks
-  status = lanes_->run_on_launchers([this, &mixes](LaneExecutor& executor) {
+  const Status status = lanes_->run_on_launchers([this, &mixes](LaneExecutor& executor) {
     const auto run = [&](auto inputs, auto rows, auto outputs) -> Status {
       std::vector<InputPart> parts;
       for (const TensorView& view : inputs) parts.push_back({.view = view});

@@ -170,6 +170,7 @@ class Servable {
   Status warm_up_with(LaneExecutor& executor, const Request& request, int runs) const;
   // Runs two rows apart and together, if nobody has said that they may be.
   bool seems_to_mix_rows(const RunRows& run) const;
+  Status check_rows_on_lanes();
   void keep_requests_apart();
   // Measures whether batches of changing sizes cost so much that they are better filled up.
   Status decide_filling(LaneExecutor& executor) const;

@@ -14,6 +14,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "device/host_device.h"
 
 namespace servolley::shm {
 
@@ -37,8 +38,10 @@ class Region {
   virtual DeviceId device() const { return {}; }
   // Its first byte for whoever works on that device; null on the host, where bytes are only copied.
   virtual std::byte* device_data() const { return nullptr; }
-  // Its first byte for devices that copy from and to the host's memory by themselves; null where
-  // they cannot. The host must not look into it.
+  // Any thread, once: lets devices copy from and to memory of the host by themselves from now on.
+  // False where it cannot be.
+  virtual bool pin(std::shared_ptr<PinnedMemory> /*pinning*/) const { return false; }
+  // Its first byte for devices that do; null where they cannot. The host must not look into it.
   virtual std::byte* pinned_data() const { return nullptr; }
 
   // Whether [offset, offset + bytes) lies in the region: INVALID_ARGUMENT if not.

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <limits>
 #include <utility>
 
 namespace servolley::shm {
@@ -82,7 +81,7 @@ SystemRegion::~SystemRegion() {
 }
 
 bool SystemRegion::pin(std::shared_ptr<PinnedMemory> pinning) const {
-  if (pinned_data() || bytes() > std::numeric_limits<std::size_t>::max()) return false;
+  if (pinned_data()) return false;
   void* const mapping = ::mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd_,
                                static_cast<off_t>(offset_));
   if (mapping == MAP_FAILED) return false;

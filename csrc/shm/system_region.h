@@ -1,6 +1,5 @@
 #pragma once
 
-#include "device/host_device.h"
 #include "shm/region.h"
 
 namespace servolley::shm {
@@ -29,10 +28,8 @@ class SystemRegion final : public Region {
   const std::string& key() const { return key_; }
   std::uint64_t offset() const { return offset_; }  // in the object
 
-  // Any thread, once: lets devices copy from and to it by themselves from now on. Takes a
-  // millisecond for a few megabytes, and the object gets all of its pages. False where it cannot
-  // be; then everything is copied by the host, as before.
-  bool pin(std::shared_ptr<PinnedMemory> pinning) const;
+  // Takes a millisecond for a few megabytes, and the object gets all of its pages.
+  bool pin(std::shared_ptr<PinnedMemory> pinning) const override;
   std::byte* pinned_data() const override { return pinned_.load(std::memory_order_acquire); }
   Status check_there(std::uint64_t offset, std::uint64_t bytes) const override;
 

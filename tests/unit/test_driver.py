@@ -6,17 +6,15 @@ import asyncio
 import itertools
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 import pytest
 
 from servolley.front import driver
 from servolley.front.driver import WRITE_STALL_S
+from servolley.front.grpc.calls import GrpcCalls, _Open
 from unit.fake_core import CLOSE, OUTPUT
 from unit.transport_bench import Bench
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.fixture
@@ -115,16 +113,23 @@ async def test_who_only_keeps_a_connection_open_holds_nobody_up(
     assert core.log[-2:] == ["closed", "abort"]
 
 
-@pytest.mark.parametrize("what", ["request", "control call", "bytes"])
+@pytest.mark.parametrize("what", ["request", "REST call", "gRPC call", "slow reader", "bytes"])
 async def test_what_is_under_way_gets_its_time(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     monkeypatch.setattr(driver, "QUIET_S", 0.02)
-    protocol, _, _ = bench.connect()
+    protocol, _, transport = bench.connect()
     if what == "request":
         bench.engine.in_flight = 1
-    elif what == "control call":
-        monkeypatch.setattr(type(protocol), "busy", True)
+    elif what == "REST call":
+        protocol._tasks = {asyncio.create_task(asyncio.sleep(60))}
+    elif what == "gRPC call":
+        calls = GrpcCalls(cast("Any", None), lambda _: None, asyncio.get_running_loop(), lambda _: None)
+        calls._open[1] = _Open("/s/m", cast("Any", None), task=asyncio.create_task(asyncio.sleep(60)))
+        protocol._grpc = calls
+        monkeypatch.setattr(calls, "close", lambda: None)
+    elif what == "slow reader":
+        transport.buffered = b"an answer"
     else:
         moved = itertools.count()
         bench.engine.front_stats = lambda: {"bytes_received": next(moved), "bytes_sent": 0}  # type: ignore[method-assign]

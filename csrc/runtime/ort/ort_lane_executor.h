@@ -126,8 +126,6 @@ class OrtLaneExecutor final : public LaneExecutor {
   // After a capture that has failed, where the batch was not to blame.
   void count_failed_capture(Binding& bucket, const std::string& why);
   bool any_captured() const;
-  // Whether any batch may be filled up.
-  bool fills_up() const { return filling_ || model_->gpu()->graphs; }
   // What a batch without a graph is filled up to; 0: it is not.
   std::int64_t rows_to_fill(std::int64_t rows);
   Binding& plainly(Lane& lane, const LaunchedBatch& batch);

@@ -95,10 +95,10 @@ Status OrtLaneExecutor::upload(Lane& lane, const LaunchedBatch& batch) {
     const bool fresh = !memory.holds(views_[i].bytes);
     SERVOLLEY_TRY(memory.reserve(*gpu().memory, views_[i].bytes));
     places_[i] = memory.data();
-    if (fresh && fills_up()) {
+    if (fresh) {
       // Rows that a batch is filled up with are computed like the others, so they have to be values
       // that a model may meet: zeros, or what an earlier request had there. What lies in the memory
-      // now may have been anything.
+      // now may have been anything; that this batch is not filled up says nothing of the next.
       lane.queued.up = true;
       SERVOLLEY_TRY(up_.fill(memory.data(), std::byte{0}, memory.capacity()));
     }

@@ -194,7 +194,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     inline_threshold_us: models whose measured batch time is below it run on the loop; absent = the core's
         default.
     busy_poll_us: how long to look for the next request of a client that alone keeps the server busy before
-        going to sleep, where that has been paying off; 0 = never, absent = the core's default (50).
+        going to sleep, where that has been paying off; 0 = never, absent = the core's default (50). Where
+        models run on GPUs and four processors are granted, 0 also keeps their threads from looking.
     """
 
     ort_library: str | None = None

@@ -161,8 +161,10 @@ class HttpProtocol(asyncio.BaseProtocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a control call is under way."""
-        return bool(self._tasks)
+        """Whether a control call is under way, or an answer on its way to a client that reads slowly."""
+        if self._tasks or (self._grpc is not None and self._grpc.busy):
+            return True
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     def end_streams(self) -> None:
         """The server is going: gRPC calls without an end of their own are ended."""

@@ -169,23 +169,32 @@ TEST_CASE("BYTES rows of a batch go back to their requests") {
   CHECK(answer.body.find(R"("data":["a","bb","ccc","dddd","eeeee","f"])") != std::string::npos);
 }
 
-TEST_CASE("a client that closes its side: what has waited never runs, what runs is sent") {
-  using namespace std::chrono_literals;
-  Engine engine({});
+// A model whose only instance is inside a run, which a client waits for.
+struct Occupied {
+  Engine engine{EngineOptions()};
   Gate gate;
   std::atomic<int> rows_run{0};
   Body doubled = doubling(engine.pool());
-  auto servable = serve(
+  std::shared_ptr<Servable> servable = serve(
       engine, unary_signature(DType::kFp32),
-      [&](auto inputs, auto rows, auto outputs) {
+      [this](auto inputs, auto rows, auto outputs) {
         gate.wait();
         rows_run += static_cast<int>(rows);
         return doubled(inputs, rows, outputs);
       },
       with(Execution::kThreads));
-  Client running(engine);
-  running.send(infer_row(1));
-  gate.await_entered(1);
+  Client running{engine};
+
+  Occupied() {
+    running.send(infer_row(1));
+    gate.await_entered(1);
+  }
+};
+
+TEST_CASE("a client that closes its side: what has waited never runs, what runs is sent") {
+  using namespace std::chrono_literals;
+  Occupied setup;
+  auto& [engine, gate, rows_run, doubled, servable, running] = setup;
   Client patient(engine);
   patient.send(infer_row(2));
   Client waiting(engine);
@@ -215,21 +224,8 @@ TEST_CASE("a client that closes its side: what has waited never runs, what runs 
 }
 
 TEST_CASE("a client that leaves: what waits never runs, what runs is not sent") {
-  Engine engine({});
-  Gate gate;
-  std::atomic<int> rows_run{0};
-  Body doubled = doubling(engine.pool());
-  auto servable = serve(
-      engine, unary_signature(DType::kFp32),
-      [&](auto inputs, auto rows, auto outputs) {
-        gate.wait();
-        rows_run += static_cast<int>(rows);
-        return doubled(inputs, rows, outputs);
-      },
-      with(Execution::kThreads));
-  Client running(engine);
-  running.send(infer_row(1));
-  gate.await_entered(1);
+  Occupied setup;
+  auto& [engine, gate, rows_run, doubled, servable, running] = setup;
   Client waiting(engine);
   for (int i = 0; i < 20; ++i) waiting.send(infer_row(2));
   CHECK(servable->waiting() == 20);

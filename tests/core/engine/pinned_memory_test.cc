@@ -19,9 +19,7 @@ struct Pinned : Setup {
     object.put(0, std::string(kRow, '\x03'));
     REQUIRE(engine.regions().add("s", object.key(), 0, kRegion).ok());
   }
-  const shm::SystemRegion& region() {
-    return dynamic_cast<const shm::SystemRegion&>(**engine.regions().find("s"));
-  }
+  const shm::Region& region() { return **engine.regions().find("s"); }
   static std::string place(std::uint64_t bytes, std::uint64_t offset) {
     return R"({"shared_memory_region":"s","shared_memory_byte_size":)" + std::to_string(bytes) +
            R"(,"shared_memory_offset":)" + std::to_string(offset) + "}";
@@ -132,10 +130,10 @@ TEST_CASE("without a GPU in use nothing is pinned") {
   Object object(kRegion);
   Engine engine(with_standin());
   REQUIRE(engine.regions().add("s", object.key(), 0, kRegion).ok());
-  const auto& region = dynamic_cast<const shm::SystemRegion&>(**engine.regions().find("s"));
-  CHECK_FALSE(engine.may_pin(region));
-  CHECK_FALSE(engine.pin(region));
-  CHECK(region.pinned_data() == nullptr);
+  const auto region = *engine.regions().find("s");
+  CHECK_FALSE(engine.may_pin(*region));
+  CHECK_FALSE(engine.pin(*region));
+  CHECK(region->pinned_data() == nullptr);
 }
 
 }  // namespace

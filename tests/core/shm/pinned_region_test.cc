@@ -7,7 +7,6 @@
 #include "device/memory_of.h"
 #include "shm/objects.h"
 #include "shm/regions.h"
-#include "shm/system_region.h"
 
 namespace servolley::shm {
 namespace {
@@ -24,7 +23,7 @@ struct Setup : CudaFixture {
   Setup() : CudaFixture("guard=1") { REQUIRE(regions.add("r", object.key(), kPage, kBytes).ok()); }
 
   std::shared_ptr<const Region> find() { return *regions.find("r"); }
-  bool pin() { return dynamic_cast<const SystemRegion&>(*find()).pin(gpu); }
+  bool pin() { return find()->pin(gpu); }
   // What the device finds at an offset.
   std::string seen(std::uint64_t offset, std::size_t bytes) {
     const DeviceBytes copy(*gpu, bytes);

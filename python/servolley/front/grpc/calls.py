@@ -69,6 +69,11 @@ class GrpcCalls:
     def count(self) -> int:
         return len(self._open)
 
+    @property
+    def busy(self) -> bool:
+        """Whether one is being answered; others wait for their client."""
+        return any(call.task is not None for call in self._open.values())
+
     def dispatch(self, event: "ControlCall") -> int:
         """Takes one event in; returns the bits that came of it."""
         return self._gather(lambda: self._take(event))
